@@ -1,0 +1,469 @@
+"""The criterion κ of lazy training and its parts, matrix-free, for any torch function h(w).
+
+    κ_h(w0) = ‖h(w0) − y*‖ · ‖D²h(w0)‖ / ‖Dh(w0)‖²        (Chizat, Oyallon, Bach 2019, eq. 2)
+
+One convention holds throughout. Parameters w (P,) carry the Euclidean norm; outputs h (n,) or (n, k) carry the
+empirical L2 norm ‖h‖ = (1/n Σ_i |h_i|²)^½, so F(w) = ½‖h(w) − y‖² is half the mean square error, and
+
+    ‖Dh‖  = max ‖Dh u‖ over ‖u‖ = 1                       = λ_max(Dh Dhᵀ)^½, a tangent kernel divided by n,
+    ‖D²h‖ = max ‖D²h[u, v]‖ over ‖u‖ = ‖v‖ = 1            = max ‖D²h[u, u]‖ over ‖u‖ = 1.
+
+The two forms of ‖D²h‖ agree: for a fixed output direction ν the Hessian H_ν of ⟨ν, h⟩ is symmetric, and |uᵀ H_ν v|
+is largest at u = ±v, an eigenvector. Finding ‖D²h‖ is a maximization with several local maxima (NP-hard in general),
+so `hessian_norm` returns the best of many starts: a lower bound, which in practice is the norm. For wide two-layer
+nets, where every neuron is a local maximum, `two_layer_kappa` treats the neurons one by one and is exact for ReLU.
+
+ReLU has no second derivative at its kink. Here D²h is the Hessian that exists almost everywhere, as autograd gives
+it; the jumps of Dh where a kink is crossed are not in it, so that ‖D²h‖ times a distance does not bound the change
+of Dh for ReLU as it does for softplus or GELU.
+"""
+
+import math
+from typing import Callable, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import jvp, vjp, vmap
+
+from .nets import ACTIVATIONS
+
+
+class Norm(NamedTuple):
+    """An operator norm: its value, and whether the iteration met its tolerance."""
+
+    value: float
+    converged: bool
+
+
+class Kappa(NamedTuple):
+    """κ and its parts: κ = residual · hessian_norm / jacobian_norm², with residual = ‖h(w0) − y‖."""
+
+    kappa: float
+    residual: float
+    jacobian_norm: float
+    hessian_norm: float
+    converged: bool
+
+
+class Changes(NamedTuple):
+    """Relative changes over one gradient step, what first order predicts for them, and κ (see `relative_changes`)."""
+
+    objective: float
+    jacobian: float
+    predicted_objective: float
+    predicted_jacobian: float
+    alignment: float
+    kappa: Kappa
+
+
+# --- the public functions ---------------------------------------------------------------------------------------
+
+
+def kappa(h: Callable[[Tensor], Tensor], w0: Tensor, y: Tensor, *, starts: int = 16, tol: float = 1e-5,
+          seed: int = 0) -> Kappa:
+    """κ_h(w0) = ‖h(w0) − y‖ · ‖D²h(w0)‖ / ‖Dh(w0)‖² (see the module for the norms).
+
+    h: function of w (P,) with outputs (n,) or (n, k); w0: (P,), float32 or float64; y: the shape of the outputs.
+    starts, tol, seed: see `hessian_norm`. κ is a pure number. `converged` tells whether both norms met `tol`.
+    Raises ValueError if shapes disagree, a value is not finite, or Dh(w0) = 0, where κ is undefined.
+    Source: Chizat, Oyallon, Bach 2019, section 1.1.
+    """
+    h0 = _outputs(h, w0)
+    residual = _empirical_norm(h0 - _targets(y, h0))
+    jacobian = jacobian_norm(h, w0, seed=seed)
+    hessian = hessian_norm(h, w0, starts=starts, tol=tol, seed=seed)
+    return _kappa(residual, jacobian, hessian)
+
+
+def jacobian_norm(h: Callable[[Tensor], Tensor], w: Tensor, *, tol: float = 1e-8, steps: int = 300,
+                  seed: int = 0) -> Norm:
+    """‖Dh(w)‖ by Lanczos on Dh Dhᵀ (or DhᵀDh, whichever is smaller), with jvp and vjp only.
+
+    Arguments as in `kappa`. The value is within a relative `tol` of a singular value, or has converged=False after
+    `steps` products.
+    """
+    _outputs(h, w)
+    out = _flat(h)
+    pull = vjp(out, w)[1]
+    return _operator_norm(lambda u: jvp(out, (w,), (u,))[1], lambda v: pull(v)[0], w, out(w), tol, steps, seed)
+
+
+def hessian_norm(h: Callable[[Tensor], Tensor], w: Tensor, *, starts: int = 16, tol: float = 1e-5,
+                 steps: int = 500, seed: int = 0) -> Norm:
+    """‖D²h(w)‖ = max_{‖u‖=1} ‖D²h[u, u]‖, the largest found from several random starts.
+
+    Each start alternates: u ← eigenvector of H_ν of largest |eigenvalue| (Lanczos), ν ← D²h[u, u] / ‖D²h[u, u]‖.
+    The best quarter (at least 4) then goes on by conjugate gradients on the sphere, with exact line searches, until
+    the gradient is small: ‖H_ν u − σu‖ ≤ tol·σ, where σ = ‖D²h[u, u]‖ (relative error of σ about tol²/gap).
+
+    starts: number of random starts, at least 1; seed: of these starts; other arguments as in `kappa`.
+    converged: the best start met `tol` in `steps` iterations. It does not certify a global maximum: raise `starts`
+    to gain confidence. An h that is linear in w has norm 0. h must support nested forward-mode differentiation.
+    """
+    if starts < 1:
+        raise ValueError(f"starts must be at least 1, got {starts}.")
+    n_out = _outputs(h, w).numel()
+    out = _flat(h)
+    chunk = max(1, 2_000_000 // w.numel())  # bounds the memory of the vectorized products
+
+    def bilinear_one(u, v):
+        return jvp(lambda p: jvp(out, (p,), (u,))[1], (w,), (v,))[1]
+
+    def hessian_one(nu, u):
+        return jvp(lambda p: vjp(out, p)[1](nu)[0], (w,), (u,))[1]
+
+    bilinear, hessian = vmap(bilinear_one, chunk_size=chunk), vmap(hessian_one, chunk_size=chunk)
+    u, nu = _random(w, starts, w.numel(), seed), _unit(_random(w, starts, n_out, seed + 1))
+    # every second start looks at one random output alone: maxima may sit on few samples
+    nu[1::2] = torch.eye(n_out).to(nu)[nu[1::2].argmax(dim=1)]
+    for _ in range(3):
+        u = _lanczos(lambda v: hessian(nu, v), u, 8, 0.0)[1]
+        q = bilinear(u, u)  # (starts, n_out)
+        nu = _unit(q)
+    best = q.norm(dim=1).topk(min(starts, max(4, starts // 4))).indices
+    return _climb(bilinear, hessian, u[best], tol, steps)[0]
+
+
+def two_layer_kappa(x: Tensor, y: Tensor, a: Tensor, b: Tensor, scale: float = 1.0,
+                    activation: str | Callable[[Tensor], Tensor] = "relu", tol: float = 1e-5) -> Kappa:
+    """κ of h(a, b)_i = scale · Σ_j a_j σ(b_j·x_i), neuron by neuron; m = 10⁴ takes seconds.
+
+    x: (n, d); y: (n,); a: (m,); b: (m, d), all of one float dtype; activation σ: "relu", "softplus", "gelu" or an
+    elementwise function with two derivatives.
+
+    D²h is block diagonal in the neurons, so for each ν the spectral norm of H_ν is the largest of a block, and
+    ‖D²h‖ = max_j ‖D²h_j‖. For ReLU, D²h_j[u, u] = 2·scale·α·A_j β with u = (α, β) and A_j the rows of x/√n where
+    neuron j is active; |α||β| ≤ ½ gives ‖D²h‖ = |scale| · max_j λ_max(1/n Σ_i 1[b_j·x_i > 0] x_i x_iᵀ)^½ exactly.
+    For other σ the ascent of `hessian_norm` runs on the neurons that look largest from three starts each.
+    ‖Dh‖ comes from the (n, n) tangent kernel: memory 8(n² + 3mn) bytes in float64, and n d²/2 numbers for ReLU.
+    Raises ValueError if shapes disagree, a value is not finite or Dh = 0.
+    """
+    if x.ndim != 2 or b.ndim != 2 or b.shape[1] != x.shape[1] or a.shape != b.shape[:1]:
+        raise ValueError("x, a and b must have shapes (n, d), (m,) and (m, d), got "
+                         f"{tuple(x.shape)}, {tuple(a.shape)} and {tuple(b.shape)}.")
+    if isinstance(activation, str) and activation not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)} or a function, got {activation!r}.")
+    sigma = ACTIVATIONS[activation] if isinstance(activation, str) else activation
+    n, m = x.shape[0], a.shape[0]
+    z = b @ x.T  # (m, n)
+    phi, slope = jvp(sigma, (z,), (torch.ones_like(z),))  # (m, n), (m, n)
+    h0 = scale * (a @ phi)  # (n,)
+    _finite(h0)
+    residual = _empirical_norm(h0 - _targets(y, h0))
+    kernel = phi.T @ phi + ((slope * a[:, None] ** 2).T @ slope) * (x @ x.T)  # (n, n)
+    jacobian = abs(scale) * math.sqrt(max(torch.linalg.eigvalsh(kernel)[-1].item(), 0.0) / n)
+    if sigma in (torch.relu, torch.nn.functional.relu):
+        hessian = Norm(_largest_gated(x, z > 0) ** 0.5, True)
+    else:
+        del phi, kernel
+        hessian = _largest_neuron(x, a, z, slope, sigma, tol, keep=max(64, m // 20))
+    return _kappa(residual, Norm(jacobian, True), hessian._replace(value=abs(scale) * hessian.value))
+
+
+def relative_changes(h: Callable[[Tensor], Tensor], w0: Tensor, y: Tensor, step: float, *, starts: int = 16,
+                     tol: float = 1e-5, seed: int = 0) -> Changes:
+    """How much F = ½‖h − y‖² and Dh change, relative to themselves, over one step w1 = w0 − step·∇F(w0).
+
+    Arguments as in `kappa`; step > 0 is the step size, a time of gradient flow. Returns, with r = h(w0) − y:
+      objective            |F(w1) − F(w0)| / F(w0), measured
+      jacobian             ‖Dh(w1) − Dh(w0)‖ / ‖Dh(w0)‖, measured
+      predicted_objective  step·‖∇F‖² / F(w0), its first order in step
+      predicted_jacobian   step·‖∇F‖·‖D²h‖ / ‖Dh(w0)‖, an upper bound at first order (smooth h)
+      alignment            c = ‖∇F‖ / (‖Dh(w0)‖·‖r‖), between 0 and 1
+      kappa                κ and its parts.
+    The predictions satisfy predicted_jacobian / predicted_objective = κ / (2c), exactly: laziness, which asks that
+    Dh change little while F changes much, is κ ≪ 1 as long as c is not small.
+    Raises ValueError as `kappa` does, and if F(w0) = 0, ∇F(w0) = 0 or F(w1) is not finite.
+    Source: Chizat, Oyallon, Bach 2019, section 1.1.
+    """
+    if not (step > 0 and math.isfinite(step)):
+        raise ValueError(f"step must be positive and finite, got {step}.")
+    k = kappa(h, w0, y, starts=starts, tol=tol, seed=seed)
+    out = _flat(h)
+    target = (_targets(y, h(w0)) / math.sqrt(y.shape[0])).reshape(-1)
+    h0, pull0 = vjp(out, w0)
+    gradient = pull0(h0 - target)[0]  # (P,)
+    slope, f0 = gradient.norm().item(), 0.5 * k.residual**2
+    if not (f0 > 0 and slope > 0):
+        raise ValueError(f"w0 must not be stationary: F(w0) = {f0:g} and its gradient norm {slope:g} must be positive.")
+    w1 = w0 - step * gradient
+    h1, pull1 = vjp(out, w1)
+    f1 = 0.5 * (h1 - target).square().sum().item()
+    if not math.isfinite(f1):
+        raise ValueError(f"F must stay finite over the step: step = {step:g} is too long.")
+    change = _operator_norm(lambda u: jvp(out, (w1,), (u,))[1] - jvp(out, (w0,), (u,))[1],
+                            lambda v: pull1(v)[0] - pull0(v)[0], w0, h0, 1e-6, 300, seed)
+    return Changes(
+        objective=abs(f1 - f0) / f0,
+        jacobian=change.value / k.jacobian_norm,
+        predicted_objective=step * slope**2 / f0,
+        predicted_jacobian=step * slope * k.hessian_norm / k.jacobian_norm,
+        alignment=slope / (k.jacobian_norm * k.residual),
+        kappa=k._replace(converged=k.converged and change.converged),
+    )
+
+
+# --- checks, norms ----------------------------------------------------------------------------------------------
+
+
+def _finite(value: Tensor) -> None:
+    if not torch.isfinite(value).all():
+        raise ValueError("h(w0) and y must be finite: got inf or NaN.")
+
+
+def _outputs(h: Callable, w: Tensor) -> Tensor:
+    if w.ndim != 1 or not w.is_floating_point():
+        raise ValueError("w must be one flat vector of floats (P,), e.g. one row w[i] of a batch, "
+                         f"got shape {tuple(w.shape)} and {w.dtype}.")
+    with torch.no_grad():
+        outputs = h(w)
+    if outputs.ndim not in (1, 2) or outputs.numel() == 0:
+        raise ValueError(f"h(w) must have shape (n,) or (n, k), got {tuple(outputs.shape)}.")
+    _finite(outputs)
+    return outputs
+
+
+def _targets(y: Tensor, outputs: Tensor) -> Tensor:
+    if y.shape != outputs.shape:
+        raise ValueError(f"y must have the shape {tuple(outputs.shape)} of h(w0), got {tuple(y.shape)}.")
+    _finite(y)
+    return y.to(outputs)
+
+
+def _kappa(residual: float, jacobian: Norm, hessian: Norm) -> Kappa:
+    if not (math.isfinite(jacobian.value) and math.isfinite(hessian.value)):
+        raise ValueError("the derivatives of h at w0 must be finite: got inf or NaN.")
+    if jacobian.value == 0:
+        raise ValueError("Dh(w0) must not be zero: κ divides by its norm.")
+    value = residual / jacobian.value * (hessian.value / jacobian.value)
+    return Kappa(value, residual, jacobian.value, hessian.value, jacobian.converged and hessian.converged)
+
+
+def _empirical_norm(outputs: Tensor) -> float:
+    return outputs.norm().item() / math.sqrt(outputs.shape[0])
+
+
+def _flat(h: Callable) -> Callable:
+    """w → h(w)/√n as one vector: its Euclidean norm is the empirical norm of the outputs."""
+
+    def out(w):
+        outputs = h(w)
+        return outputs.reshape(-1) / math.sqrt(outputs.shape[0])
+
+    return out
+
+
+def _random(like: Tensor, rows: int, columns: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)  # on the CPU: the same starts on every device
+    return torch.randn(rows, columns, generator=generator, dtype=torch.float64).to(like)
+
+
+def _unit(v: Tensor) -> Tensor:
+    norm = v.norm(dim=-1, keepdim=True)
+    return torch.where(norm > 0, v / norm, 0.0)
+
+
+# --- iterations, batched over rows ------------------------------------------------------------------------------
+
+
+def _lanczos(op: Callable, start: Tensor, steps: int, tol: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Eigenpairs of largest |eigenvalue| of symmetric operators, one a row: values (R,), vectors (R, D), residuals (R,).
+
+    Full reorthogonalization: the bases are short, and small against the net's activations.
+    """
+    rows, size = start.shape
+    steps = min(steps, size)
+    basis = start.new_zeros(rows, steps, size)
+    matrix = start.new_zeros(rows, steps, steps)
+    v = _unit(start)  # (R, D)
+    for k in range(steps):
+        basis[:, k] = v
+        r = op(v)  # (R, D)
+        if not torch.isfinite(r).all():
+            raise ValueError("the derivatives of h at w0 must be finite: got inf or NaN.")
+        matrix[:, k, k] = (v * r).sum(dim=1)
+        known = basis[:, : k + 1]  # (R, k+1, D)
+        for _ in range(2):
+            r = r - torch.einsum("rk,rkd->rd", torch.einsum("rkd,rd->rk", known, r), known)
+        beta = r.norm(dim=1)  # (R,)
+        values, vectors = torch.linalg.eigh(matrix[:, : k + 1, : k + 1])
+        top = values.abs().argmax(dim=1)  # (R,)
+        theta = values.gather(1, top[:, None])[:, 0]  # (R,)
+        weights = vectors.gather(2, top[:, None, None].expand(-1, k + 1, 1))[:, :, 0]  # (R, k+1)
+        residual = beta * weights[:, -1].abs()  # (R,)
+        # an invariant subspace is exhausted when beta is rounding: going on would divide noise by noise
+        beta = torch.where(beta > 10 * torch.finfo(r.dtype).eps * values.abs().amax(dim=1), beta, 0.0)
+        if k + 1 == steps or bool((residual <= tol * theta.abs()).all()) or not beta.any():
+            break
+        matrix[:, k, k + 1] = matrix[:, k + 1, k] = beta
+        v = torch.where(beta[:, None] > 0, r / beta[:, None], 0.0)
+    return theta, torch.einsum("rk,rkd->rd", weights, known), residual
+
+
+def _operator_norm(push: Callable, pull: Callable, w: Tensor, out: Tensor, tol: float, steps: int, seed: int) -> Norm:
+    """Largest singular value of push: (P,) → (N,), pull its transpose, by Lanczos on the smaller side."""
+    tol = max(tol, 20 * torch.finfo(out.dtype).eps)
+    small, there, back = (out, pull, push) if out.numel() <= w.numel() else (w, push, pull)
+    start = _random(small, 1, small.numel(), seed)
+    theta, _, residual = _lanczos(lambda v: back(there(v[0]))[None], start, steps, tol)
+    exact = small.numel() <= steps
+    return Norm(max(theta.item(), 0.0) ** 0.5, exact or residual.item() <= tol * theta.item() or theta.item() == 0)
+
+
+def _climb(bilinear: Callable, hessian: Callable, u: Tensor, tol: float, steps: int) -> tuple[Norm, Tensor, Tensor]:
+    """Maximize ‖D²h[u, u]‖ over unit u, all rows of u (R, P) at once; returns the best, and all values and u.
+
+    Polak–Ribière conjugate gradients; on a great circle u cos t + p sin t the function is a small polynomial in
+    (cos t, sin t), so each line search is exact.
+    """
+    tol = max(tol, 1e3 * torch.finfo(u.dtype).eps)
+    q, p, gradient, norm2 = bilinear(u, u), None, None, None  # (R, N)
+    for k in range(steps + 1):
+        sigma = q.norm(dim=1, keepdim=True)  # (R, 1)
+        new = hessian(_unit(q), u)  # (R, P)
+        new = new - (new * u).sum(dim=1, keepdim=True) * u
+        done = new.norm(dim=1) <= tol * sigma[:, 0]  # (R,)
+        if bool(done.all()) or k == steps:
+            break
+        new = _unit(new) * (new.norm(dim=1, keepdim=True) / sigma.clamp_min(torch.finfo(u.dtype).tiny))
+        if p is None:
+            p = new
+        else:
+            beta = ((new * (new - gradient)).sum(dim=1, keepdim=True) / norm2).clamp_min(0.0)
+            p = new + torch.where(norm2 > 0, beta, 0.0) * p
+        gradient, norm2 = new, new.square().sum(dim=1, keepdim=True)
+        p = p - (p * u).sum(dim=1, keepdim=True) * u
+        length = p.norm(dim=1, keepdim=True)
+        direction = _unit(p)
+        q_up, q_pp = bilinear(u, direction), bilinear(direction, direction)  # (R, N)
+        t = _best_angle(q, q_up, q_pp)[:, None]  # (R, 1)
+        c, s = t.cos(), t.sin()
+        p = (c * direction - s * u) * length  # transported along the circle
+        u = _unit(c * u + s * direction)
+        q = c * c * q + 2 * c * s * q_up + s * s * q_pp
+    values = bilinear(u, u).norm(dim=1)
+    best = values.argmax()
+    return Norm(values[best].item(), bool(done[best])), values, u
+
+
+def _best_angle(q_uu: Tensor, q_up: Tensor, q_pp: Tensor) -> Tensor:
+    """The t in [−π/2, π/2) that maximizes ‖cos²t q_uu + sin 2t q_up + sin²t q_pp‖; arguments (R, N), result (R,)."""
+    q = torch.stack([q_uu, q_up, q_pp], dim=1)  # (R, 3, N)
+    q = q / q.abs().amax(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(q.dtype).tiny)
+    gram = q @ q.mT  # (R, 3, 3)
+
+    def terms(t):
+        c, s = (2 * t).cos(), (2 * t).sin()
+        return torch.stack([(1 + c) / 2, s, (1 - c) / 2], -1), torch.stack([-s, 2 * c, s], -1), \
+            torch.stack([-2 * c, -4 * s, 2 * c], -1)
+
+    grid = torch.arange(-32, 32, device=q.device, dtype=q.dtype) * (math.pi / 64)
+    f = terms(grid)[0]  # (64, 3)
+    t = grid[torch.einsum("ti,rij,tj->rt", f, gram, f).argmax(dim=1)]  # (R,)
+    for _ in range(6):
+        f, f1, f2 = terms(t)  # (R, 3)
+        gf = torch.einsum("rij,rj->ri", gram, f)
+        first = (f1 * gf).sum(dim=1)
+        second = (f2 * gf).sum(dim=1) + torch.einsum("ri,rij,rj->r", f1, gram, f1)
+        t = t + torch.where(second < 0, -first / second, 0.0).clamp(-math.pi / 64, math.pi / 64)
+    return t
+
+
+# --- two-layer nets, neuron by neuron ---------------------------------------------------------------------------
+
+
+def _largest_gated(x: Tensor, gates: Tensor) -> float:
+    """max_j λ_max(1/n Σ_i gates_ji x_i x_iᵀ), exactly; x (n, d), gates (m, n) boolean.
+
+    Upper bounds ‖M^8‖_F^(1/8) in float32 sort the neurons; eigenvalues are then computed in the dtype of x, from the
+    largest bound down, until no bound is left above the best eigenvalue.
+    """
+    n = x.shape[0]
+    unit = x / x.norm(dim=1).amax().clamp_min(torch.finfo(x.dtype).tiny)
+    scale = x.norm(dim=1).amax().item() ** 2 / n
+    if n < x.shape[1]:  # the nonzero eigenvalues are those of the (n, n) Gram matrix: rotate x into n dimensions
+        unit = torch.linalg.qr(unit.T, mode="r")[1].T  # (n, n)
+    d = unit.shape[1]
+    # symmetrized nets hold each activation pattern twice, small problems many times
+    key = gates.to(torch.float64) @ _random(unit.to(torch.float64), 1, n, 0)[0]  # (m,)
+    order = key.argsort()
+    first = torch.ones_like(order, dtype=torch.bool)
+    first[1:] = key[order][1:] != key[order][:-1]
+    gates = gates[order[first]]
+
+    i, j = torch.triu_indices(d, d, device=x.device)
+    single = unit.to(torch.float32)
+    pairs = single[:, i] * single[:, j]  # (n, d(d+1)/2)
+    bounds = []
+    for block in gates.split(512):
+        upper = block.to(torch.float32) @ pairs  # (c, d(d+1)/2)
+        m = single.new_empty(len(block), d, d)
+        m[:, i, j] = upper
+        m[:, j, i] = upper
+        bound, power = torch.linalg.matrix_norm(m), 1  # (c,)
+        m /= bound[:, None, None].clamp_min(1e-30)
+        for _ in range(3):
+            m = m @ m
+            norm, power = torch.linalg.matrix_norm(m), 2 * power
+            m /= norm[:, None, None].clamp_min(1e-30)
+            bound = bound * norm ** (1 / power)
+        bounds.append(bound)
+    bound, order = (torch.cat(bounds) * (1 + 1e-4)).sort(descending=True)  # the margin covers float32 rounding
+    best = 0.0
+    for k in range(0, len(order), 64):
+        if bound[k].item() <= best:
+            break
+        active = gates[order[k : k + 64]].to(x.dtype)[:, :, None] * unit  # (64, n, d)
+        best = max(best, torch.linalg.eigvalsh(active.mT @ active)[:, -1].max().item())
+    return best * scale
+
+
+def _neurons(x: Tensor, a: Tensor, z: Tensor, sigma: Callable) -> tuple[Callable, Callable, Tensor]:
+    """The products D²h_j[u, v] and H_ν u of every neuron at once, and the curvatures a_j σ''(b_j·x_i)·√n (m, n);
+    u, v (m, 1+d) hold (α, β), outputs and ν (m, n)."""
+    ones = torch.ones_like(z)
+    slope, curvature = jvp(lambda s: jvp(sigma, (s,), (ones,))[1], (z,), (ones,))  # (m, n)
+    curvature = curvature * a[:, None]
+    x = x / math.sqrt(x.shape[0])
+    curvature = curvature * math.sqrt(x.shape[0])  # two factors of x/√n, one of 1/√n
+
+    def bilinear(u, v):
+        zu, zv = u[:, 1:] @ x.T, v[:, 1:] @ x.T  # (m, n)
+        return slope * (u[:, :1] * zv + v[:, :1] * zu) + curvature * zu * zv
+
+    def hessian(nu, u):
+        zu = u[:, 1:] @ x.T  # (m, n)
+        output = (nu * slope * zu).sum(dim=1, keepdim=True)  # (m, 1)
+        return torch.cat([output, (nu * (slope * u[:, :1] + curvature * zu)) @ x], dim=1)
+
+    return bilinear, hessian, curvature
+
+
+def _largest_neuron(x: Tensor, a: Tensor, z: Tensor, slope: Tensor, sigma: Callable, tol: float, keep: int) -> Norm:
+    """max_j ‖D²h_j‖ by ascent from three starts u = (α, β) a neuron: (1, ±β)/√2 with β the leading singular vector
+    (8 Lanczos steps) of the mixed derivative β → σ'(b_j·x_i) β·x_i, and (0, x_i/|x_i|) with i the sample of largest
+    |σ''(b_j·x_i)| |x_i|². The best `keep` neurons of each kind climb 15 steps, the best 16 of them to the top."""
+    first = _random(x, 1, x.shape[1], 0)
+    kinds: list[list[tuple[Tensor, Tensor]]] = [[], [], []]
+    length = x.norm(dim=1)  # (n,)
+    for rows in torch.arange(len(a), device=x.device).split(1024):
+        s2 = slope[rows].square()  # (c, n)
+        beta = _lanczos(lambda v: (s2 * (v @ x.T)) @ x, first.expand(len(rows), -1), 8, 0.0)[1]  # (c, d)
+        bilinear, hessian, curvature = _neurons(x, a[rows], z[rows], sigma)
+        sample = _unit(x)[(curvature.abs() * length**2).argmax(dim=1)]  # (c, d)
+        one = torch.ones_like(beta[:, :1])
+        for kind, u in zip(kinds, ([one, beta], [one, -beta], [0 * one, sample]), strict=True):
+            u = _unit(torch.cat(u, dim=1))  # (c, 1+d)
+            kind.append((bilinear(u, u).norm(dim=1), u))
+    chosen, starts = [], []
+    for kind in kinds:
+        best = torch.cat([values for values, _ in kind]).topk(min(keep, len(a))).indices
+        chosen.append(best)
+        starts.append(torch.cat([u for _, u in kind])[best])
+    rows, u = torch.cat(chosen), torch.cat(starts)
+    for steps, count in ((15, 16), (500, 1)):
+        bilinear, hessian, _ = _neurons(x, a[rows], z[rows], sigma)
+        norm, values, u = _climb(bilinear, hessian, u, tol, steps)
+        best = values.topk(min(count, len(rows))).indices
+        rows, u = rows[best], u[best]
+    return norm

@@ -1,0 +1,168 @@
+"""Objectives F(w) for gradient flows and descents, as functions of the displacement u = w − w0.
+
+In the lazy regime u is 10⁻⁴ of w0 and less: a state of w itself would lose it to rounding.  Every objective
+therefore works on u, and the fused two-layer one evaluates h(w0 + u) − h(w0) with no subtraction of
+nearly equal numbers, which keeps float32 meaningful at any init scale.
+
+An objective holds a batch of B runs and offers
+    gradient(u) → (∇F (B, P), outputs h (B, n));   loss(outputs) → F (B,);
+    jvp(u, v) → Dh(w0+u) v (B, n);                 select(rows) → the objective of a sub-batch;
+    bytes_per_run: memory that one gradient takes for a run.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .nets import TwoLayer
+
+
+def square_loss(net, w0: Tensor, x: Tensor, y: Tensor) -> SquareLoss:
+    """F(w) = ½ mean_i (h(w, x_i) − y_i)² for a batch of runs.
+
+    Training αh with the loss divided by α² (COB eq. 2) is training h on the target y/α: pass that as y.
+
+    Args:
+        net: any net of ``lazylib.nets``; the two-layer ReLU net takes a fused, hand-derived gradient.
+        w0: initial parameters (B, P).
+        x: inputs (n, d), shared, or (B, n, d).
+        y: targets (n,) or (B, n).
+
+    Raises: ValueError if shapes do not fit or a value is not finite.
+    """
+    if w0.dim() != 2:
+        raise ValueError(f"w0 must be (runs, parameters), got shape {tuple(w0.shape)}.")
+    runs, n = w0.shape[0], x.shape[-2]
+    if x.dim() not in (2, 3) or (x.dim() == 3 and x.shape[0] != runs):
+        raise ValueError(f"x must be (n, d) or ({runs}, n, d), got {tuple(x.shape)}.")
+    if y.shape not in ((n,), (runs, n)):
+        raise ValueError(f"y must be ({n},) or ({runs}, {n}), got {tuple(y.shape)}.")
+    for name, value in dict(w0=w0, x=x, y=y).items():
+        if not bool(torch.isfinite(value).all()):
+            raise ValueError(f"{name} must be finite, got NaN or infinite entries.")
+    fused = isinstance(net, TwoLayer) and net.activation == "relu"
+    return (FusedSquareLoss if fused else SquareLoss)(net, w0, x, y.expand(runs, n))
+
+
+class SquareLoss:
+    """½ mean (h − y)² of any net, its gradient by reverse and its differential by forward mode."""
+
+    def __init__(self, net, w0: Tensor, x: Tensor, y: Tensor):
+        self.net, self.w0, self.x, self.y = net, w0, x, y
+        self.runs, self.size = w0.shape
+
+    @property
+    def bytes_per_run(self) -> int:
+        return 8 * self.w0.element_size() * (self.y.shape[1] * getattr(self.net, "m", 100) + self.size)
+
+    def outputs(self, u: Tensor, x: Tensor | None = None) -> Tensor:
+        """h(w0 + u, x) on the training inputs or on others, (B, n)."""
+        return self.net(self.w0 + u, self.x if x is None else x)
+
+    def gradient(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        out, vjp = torch.func.vjp(self.outputs, u)
+        return vjp((out - self.y) / self.y.shape[1])[0], out
+
+    def loss(self, out: Tensor) -> Tensor:
+        return 0.5 * (out - self.y).square().mean(-1)
+
+    def residual_norm(self, out: Tensor) -> Tensor:
+        """Root mean square of h − y, (B,): the yardstick for errors of the outputs."""
+        return (out - self.y).square().mean(-1).sqrt()
+
+    def jvp(self, u: Tensor, v: Tensor) -> Tensor:
+        return torch.func.jvp(self.outputs, (u,), (v,))[1]
+
+    def select(self, rows) -> SquareLoss:
+        x = self.x if self.x.dim() == 2 else self.x[rows]
+        return type(self)(self.net, self.w0[rows], x, self.y[rows])
+
+
+class FusedSquareLoss(SquareLoss):
+    """½ mean (h − y)² of the two-layer ReLU net with a hand-derived gradient in the displacement u.
+
+    With p0 = b0·x and p = p0 + u_b·x, the change Δ = relu(p) − relu(p0) equals
+    max(u_b·x + min(p0, 0), −relu(p0)): no cancellation.  Then h − h(w0) = Σ a Δ + u_a relu(p0),
+    ∂h/∂a = relu(p), ∂h/∂b = a 1[p > 0] x.
+    """
+
+    def __init__(self, net: TwoLayer, w0: Tensor, x: Tensor, y: Tensor):
+        super().__init__(net, w0, x, y)
+        self.base = self._base(x)
+        self.work = torch.empty_like(self.base[0])  # (B, m, n), overwritten by every evaluation
+
+    @property
+    def bytes_per_run(self) -> int:
+        return 8 * self.w0.element_size() * (self.y.shape[1] * self.net.m + self.size)
+
+    def _base(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """min(p0, 0) and −relu(p0), both (B, m, n), and h(w0) (B, n), in double precision until rounded."""
+        x64 = x.double()
+        negative, floor, outputs = [], [], []
+        for row, w in enumerate(self.w0.double()):  # one run at a time: double needs twice the memory
+            a, b = self.net.split(w)
+            p0 = b @ (x64 if x.dim() == 2 else x64[row]).T  # (m, n)
+            outputs.append((self.net.scale * (a @ p0.relu())).to(x.dtype))
+            negative.append(p0.clamp(max=0).to(x.dtype))
+            floor.append(-p0.relu().to(x.dtype))
+        return torch.stack(negative), torch.stack(floor), torch.stack(outputs)
+
+    def _times_x(self, ub: Tensor, x: Tensor, out: Tensor, add: Tensor | None = None) -> Tensor:
+        """(add +) u_b·x into out: (B, m, d) and (n, d) or (B, n, d) → (B, m, n)."""
+        if x.dim() == 3:
+            return torch.bmm(ub, x.mT, out=out) if add is None else torch.baddbmm(add, ub, x.mT, out=out)
+        flat, flat_out = ub.reshape(-1, ub.shape[-1]), out.view(-1, out.shape[-1])
+        if add is None:
+            torch.mm(flat, x.T, out=flat_out)
+        else:
+            torch.addmm(add.view_as(flat_out), flat, x.T, out=flat_out)
+        return out
+
+    def _forward(self, u: Tensor, x: Tensor, base, work: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs (B, n); leaves relu(p) in ``work`` (B, m, n)."""
+        negative, floor, h0 = base
+        ua, ub = self.net.split(u)
+        a = self.net.split(self.w0)[0] + ua
+        delta = self._times_x(ub, x, work, add=negative)
+        torch.maximum(delta, floor, out=delta)
+        change = torch.bmm(a.unsqueeze(1), delta) - torch.bmm(ua.unsqueeze(1), floor)  # (B, 1, n)
+        delta -= floor
+        return h0 + self.net.scale * change.squeeze(1), a
+
+    def outputs(self, u: Tensor, x: Tensor | None = None) -> Tensor:
+        if x is None or x is self.x:
+            return self._forward(u, self.x, self.base, self.work)[0]
+        base = self._base(x)
+        return self._forward(u, x, base, torch.empty_like(base[0]))[0]
+
+    def gradient(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        out, a = self._forward(u, self.x, self.base, self.work)
+        relu = self.work
+        r = (out - self.y) * (self.net.scale / self.y.shape[1])  # (B, n)
+        grad = torch.empty_like(u)
+        ga, gb = self.net.split(grad)
+        torch.bmm(relu, r.unsqueeze(2), out=ga.unsqueeze(2))
+        # r where p > 0, else 0, in place of relu(p)
+        torch.ops.aten.threshold_backward.grad_input(r.unsqueeze(1).expand_as(relu), relu, 0, grad_input=relu)
+        if self.x.dim() == 3:
+            torch.bmm(relu, self.x, out=gb)
+        else:
+            gb.copy_((relu.view(-1, relu.shape[-1]) @ self.x).view_as(gb))
+        gb *= a.unsqueeze(2)
+        return grad, out
+
+    def jvp(self, u: Tensor, v: Tensor) -> Tensor:
+        _, a = self._forward(u, self.x, self.base, self.work)
+        va, vb = self.net.split(v)
+        moved = self._times_x(vb.contiguous(), self.x, torch.empty_like(self.work))  # (B, m, n)
+        along_a = torch.bmm(va.unsqueeze(1), self.work)
+        moved = torch.ops.aten.threshold_backward(moved, self.work, 0)
+        return self.net.scale * (along_a + torch.bmm(a.unsqueeze(1), moved)).squeeze(1)
+
+    def select(self, rows) -> FusedSquareLoss:
+        part = object.__new__(type(self))
+        SquareLoss.__init__(part, self.net, self.w0[rows], self.x if self.x.dim() == 2 else self.x[rows], self.y[rows])
+        part.base = tuple(piece[rows] for piece in self.base)
+        part.work = torch.empty_like(part.base[0])
+        return part

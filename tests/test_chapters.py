@@ -1,0 +1,123 @@
+"""Every chapter runs at the smoke preset, documents its parameters, and refuses wrong ones with one sentence.
+
+That the outputs in the chapters are what the code gives is checked by nbval, which runs beside these tests on the
+notebooks themselves (`make test`); that nbval would notice a wrong one is checked here.
+"""
+
+import re
+import subprocess
+import sys
+
+import nbformat
+import papermill
+import pytest
+from nbformat.v4 import new_output
+
+from lazylib import ledger
+from tests.notebook import code, text, write
+from tools.execute import execute
+from tools.pages import LEDGER, ROOT, chapters, notebooks
+
+CHAPTERS = {path.stem: path for path in chapters()}
+WRONG = {  # parameter → values that no chapter can mean; tried where a chapter has the parameter
+    "preset": ["huge"],
+    "taus": [[0.1, -1.0], [], ["one"]],
+    "trials": [0, "three"],
+    "m": [-2],
+    "widths": [[]],
+    "horizon": [-1.0],
+    "rtol": [0.0],
+}
+
+
+def parameters(path) -> dict[str, dict]:
+    return papermill.inspect_notebook(str(path))
+
+
+def wrong_values() -> list:
+    found = []
+    for stem, path in CHAPTERS.items():
+        known = parameters(path)
+        found += [
+            pytest.param(path, name, value, id=f"{stem}-{name}-{value}")
+            for name, values in WRONG.items()
+            if name in known
+            for value in values
+        ]
+    return found
+
+
+def run_papermill(path, out, name: str, value: object) -> subprocess.CompletedProcess:
+    """As a reader would, from the command line."""
+    flag = ["-p", name, value] if isinstance(value, str) else ["-y", f"{{{name}: {value}}}"]
+    command = [sys.executable, "-m", "papermill", str(path), str(out), "--no-progress-bar", *flag]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def test_every_notebook_is_a_page():
+    assert set(notebooks()) == set((ROOT / "chapters").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", CHAPTERS.values(), ids=CHAPTERS)
+def test_a_chapter_runs_at_smoke(path, tmp_path):
+    execute(path, tmp_path / path.name, "smoke")
+    assert (tmp_path / path.name).exists()
+
+
+@pytest.mark.parametrize("path", CHAPTERS.values(), ids=CHAPTERS)
+def test_every_parameter_has_a_type_and_a_meaning(path):
+    known = parameters(path)
+    assert list(known)[0] == "preset" and known["preset"]["default"] == '"laptop"'
+    bare = [name for name, entry in known.items() if entry["inferred_type_name"] == "None" or not entry["help"].strip()]
+    assert not bare, f"without a type or a comment: {bare}"
+
+
+@pytest.mark.parametrize("path", CHAPTERS.values(), ids=CHAPTERS)
+def test_a_chapter_compares_some_outputs(path):
+    tags = [set(cell.metadata.get("tags", [])) for cell in nbformat.read(path, as_version=4).cells]
+    assert any("nbval-check-output" in each for each in tags), "no cell is tagged nbval-check-output"
+
+
+@pytest.mark.parametrize(("path", "name", "value"), wrong_values())
+def test_a_wrong_value_stops_with_one_sentence(path, name, value, tmp_path, monkeypatch):
+    before = path.read_bytes()
+    monkeypatch.setenv("LAZYLIB_LEDGER", str(tmp_path / "ledger"))
+    done = run_papermill(path, tmp_path / "out.ipynb", name, value)
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode != 0, "papermill went on"
+    assert re.match(r"ValueError: .*\.$", last) and name in last, f"not one sentence about {name}: {last!r}"
+    executed = [cell for cell in nbformat.read(tmp_path / "out.ipynb", as_version=4).cells if cell.get("outputs")]
+    assert len(executed) == 1, "work had begun before the value was refused"
+    assert path.read_bytes() == before and not (tmp_path / "ledger").exists()
+
+
+@pytest.mark.parametrize("path", CHAPTERS.values(), ids=CHAPTERS)
+def test_a_misspelt_parameter_is_named(path, tmp_path):
+    done = run_papermill(path, tmp_path / "out.ipynb", "presett", "smoke")
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode != 0 and re.match(r"ValueError: .*presett.*\.$", last), last
+
+
+def test_the_ledger_page_runs(tmp_path):
+    execute(ROOT / f"{LEDGER}.ipynb", tmp_path / "ledger.ipynb")
+
+
+def test_results_at_paper_scale_show_beside_live_ones_kept_elsewhere():
+    """`make book` keeps its records in _build; the committed ones must show all the same."""
+    committed = {path.stem for path in (ROOT / "results/ledger/paper").glob("*.json")}
+    shown = {row["id"] for row in ledger.table() if row["paper"]}  # conftest.py names an empty folder for live records
+    assert committed <= shown, f"committed, but not in the ledger: {sorted(committed - shown)}"
+
+
+def test_nbval_notices_a_wrong_output(tmp_path):
+    """The comparison that `make test` relies on fails where it must, and only there."""
+
+    def outcome(stored: str, *tags: str) -> int:
+        output = new_output("stream", name="stdout", text=stored)
+        path = write(tmp_path / "a.ipynb", text("# A"), code("print('K1 holds')", output, tags=tags))
+        command = [sys.executable, "-m", "pytest", "-q", "--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider"]
+        return subprocess.run([*command, str(path)], capture_output=True, cwd=tmp_path).returncode
+
+    assert outcome("K1 holds\n", "nbval-check-output") == 0
+    assert outcome("K1 does not hold\n", "nbval-check-output") == 1
+    assert outcome("K1 does not hold\n") == 0

@@ -1,0 +1,182 @@
+"""Intervals cover the truth as often as they say; exponents and plateaus are those that were planted."""
+
+import math
+
+import numpy as np
+import pytest
+import xarray as xr
+from scipy import stats as reference
+
+from lazylib.stats import Estimate, bootstrap, plateau, power_law
+
+X = np.logspace(-2, 1, 31)
+
+
+def noisy(curve, seeds=10, noise=0.02, seed=0):
+    return curve * np.exp(noise * np.random.default_rng(seed).standard_normal((seeds, len(curve))))
+
+
+@pytest.mark.parametrize("n", [5, 10])
+def test_bootstrap_interval_of_a_normal_mean_covers_at_its_confidence(n):
+    samples = np.random.default_rng(1).normal(3.0, 2.0, size=(600, n))
+    intervals = [bootstrap(sample, resamples=500) for sample in samples]
+    coverage = np.mean([low <= 3.0 <= high for _, low, high, _ in intervals])
+    # Binomial standard error 0.009. Plain percentiles cover 0.84 (n = 5) and 0.90 (n = 10).
+    assert 0.92 <= coverage <= 0.975
+
+
+def test_bootstrap_interval_agrees_with_students_t():
+    sample = np.random.default_rng(2).normal(size=40)
+    value, low, high, n = bootstrap(sample, resamples=20000)
+    t_low, t_high = reference.t.interval(0.95, 39, sample.mean(), reference.sem(sample))
+    assert (value, n) == (sample.mean(), 40)
+    assert abs(low - t_low) < 0.02 and abs(high - t_high) < 0.02
+
+
+def test_bootstrap_of_the_median_is_not_that_of_the_mean():
+    skewed = np.random.default_rng(3).exponential(size=1000)  # median log 2, mean 1
+    assert bootstrap(skewed, np.median).value == np.median(skewed)
+    median, mean = bootstrap(skewed, np.median), bootstrap(skewed)
+    assert median.low < math.log(2) < median.high < mean.low < 1 < mean.high
+
+
+def test_bootstrap_of_labelled_values_finds_the_seeds_wherever_they_are():
+    values = np.random.default_rng(4).normal(size=(3, 8))  # (tau, seed)
+    labelled = xr.DataArray(values, dims=("tau", "seed"), coords={"tau": [1, 2, 3], "seed": range(8)})
+    estimate, plain = bootstrap(labelled), bootstrap(values, axis=1)
+    assert estimate.value.dims == ("tau",) and list(estimate.low.tau) == [1, 2, 3] and estimate.n == 8
+    for ours, theirs in zip(estimate[:3], plain[:3]):
+        np.testing.assert_array_equal(ours, theirs)
+    one = bootstrap(values[1])
+    assert plain.high[1] == one.high and plain.low[1] == one.low
+
+
+def test_bootstrap_is_deterministic_and_one_seed_gives_no_interval():
+    sample = np.arange(7.0)
+    assert bootstrap(sample) == bootstrap(sample) != bootstrap(sample, seed=1)
+    assert bootstrap([2.0]).ci is None and bootstrap([2.0]).value == 2.0
+    assert bootstrap([2.0, 3.0]).ci == (2.0, 3.0)  # two seeds can say no more than their range
+    assert bootstrap(sample, confidence=0.5).high < bootstrap(sample, confidence=0.99).high
+
+
+@pytest.mark.parametrize("values, confidence, sentence", [
+    ([1.0, np.nan, np.inf], 0.95, "values must be finite, but 2 of 3 are NaN"),
+    ([], 0.95, "at least one entry"),
+    ([1.0, 2.0], 95, "confidence must lie between 0 and 1, got 95"),
+])
+def test_bootstrap_refuses(values, confidence, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        bootstrap(values, confidence=confidence)
+
+
+def test_power_law_finds_the_planted_exponent_and_not_one_beside_it():
+    for planted in (-1.0, -2.0, 0.5):
+        estimate = power_law(X, noisy(3.0 * X**planted))
+        assert estimate.low <= planted <= estimate.high and estimate.high - estimate.low < 0.02
+        assert not estimate.low <= planted + 1 <= estimate.high and estimate.n == 10
+
+
+def test_power_law_equals_a_fit_to_all_points_in_every_resample():
+    y = noisy(X**-1.5, seeds=6, noise=0.3)
+    value, low, high, _ = power_law(X, y, resamples=400, seed=5)
+    assert value == pytest.approx(np.polyfit(np.tile(np.log(X), 6), np.log(y).ravel(), 1)[0], rel=1e-10)
+    draws = np.random.default_rng(5).integers(6, size=(400, 6))
+    fits = [np.polyfit(np.tile(np.log(X), 6), np.log(y[draw]).ravel(), 1)[0] for draw in draws]
+    tail = reference.norm.cdf(-math.sqrt(6 / 5) * reference.t.ppf(0.975, 5))
+    np.testing.assert_allclose([low, high], np.quantile(fits, [tail, 1 - tail]), rtol=1e-9)
+
+
+def test_power_law_covers_when_seeds_differ_in_their_exponent():
+    draw = np.random.default_rng(6)
+    inside = 0
+    for _ in range(200):
+        slopes = -1 + 0.2 * draw.standard_normal(8)
+        inside += (lambda e: e.low <= -1 <= e.high)(power_law(X, X ** slopes[:, None], resamples=400))
+    assert 0.90 <= inside / 200 <= 0.985
+
+
+def test_power_law_of_one_curve_has_the_interval_of_the_fit():
+    y = noisy(X**0.7, seeds=1)[0]
+    fit = reference.linregress(np.log(X), np.log(y))
+    value, low, high, n = power_law(X, y)
+    half = reference.t.ppf(0.975, len(X) - 2) * fit.stderr
+    np.testing.assert_allclose([value, low, high], [fit.slope, fit.slope - half, fit.slope + half], rtol=1e-9)
+    two = power_law([1, 2], [1, 4])
+    assert n == 1 and two.value == pytest.approx(2) and two.ci is None
+
+
+def test_power_law_of_labelled_values_is_not_confused_by_the_order_of_dimensions():
+    y = noisy(X**-1.0, seeds=len(X))  # as many seeds as points: the shape alone cannot tell
+    labelled = xr.DataArray(y.T, dims=("tau", "seed"), coords={"tau": X})
+    assert power_law(labelled.tau, labelled) == power_law(X, y)
+    with pytest.raises(ValueError, match="must have the dimension 'trial', got \\('tau', 'seed'\\)"):
+        power_law(X, labelled, dim="trial")
+
+
+@pytest.mark.parametrize("x, y, sentence", [
+    ([1, 2, 3], [1, 0, 2], "y of a power law must be positive, got 0"),
+    ([1, 2, 3], [1, np.nan, 2], "y must be finite, but 1 of 3"),
+    ([-1, 2, 3], [1, 1, 2], "x of a power law must be positive, got -1"),
+    ([2, 2, 2], [1, 1, 2], "at least two different values"),
+    ([1, 2, 3], [1, 1], r"with the 3 points of x, got \(1, 2\)"),
+])
+def test_power_law_refuses(x, y, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        power_law(x, y)
+
+
+def test_plateau_is_where_the_curve_enters_the_band_for_good():
+    curve = np.minimum(X, 1.0)  # exactly flat from x = 1, within 10 % from x = 0.9
+    found = plateau(X, curve)
+    assert found.level.value == pytest.approx(1.0, rel=1e-12) and found.start.value == pytest.approx(1.0)
+    bump = curve.copy()
+    bump[22] = 1.5  # leaves the band once more
+    assert plateau(X, bump).start.value == X[23]
+    assert plateau(X, curve, tolerance=0.5).start.value == X[np.argmax(X >= 0.5)]
+    assert plateau(X, 2 - curve).level.value == pytest.approx(1.0)  # from above too
+
+
+def test_plateau_interval_holds_the_planted_start_and_level_and_grows_with_noise():
+    curve = 0.5 * np.minimum(X / 0.5, 1.0)
+    calm, loud = (plateau(X, noisy(curve, noise=noise)) for noise in (0.02, 0.15))
+    planted = X[np.argmax(curve >= 0.9 * 0.5)]
+    for found in (calm, loud):
+        assert found.start.low <= planted * 1.3 and found.start.high >= planted
+        assert found.level.low <= 0.5 <= found.level.high and found.level.n == 10
+    assert loud.level.high - loud.level.low > calm.level.high - calm.level.low
+    later = plateau(X, noisy(np.minimum(X / 2.0, 1.0)))
+    assert later.start.low > calm.start.high  # a later plateau is told from an earlier one
+
+
+def test_a_curve_that_does_not_level_off_has_no_plateau():
+    for points in (9, 31, 301):  # however fine the grid
+        x = np.logspace(-2, 1, points)
+        assert plateau(x, noisy(x)).start.value == math.inf
+        assert plateau(x, noisy(1 / x)).start.value == math.inf
+    assert plateau(X, np.minimum(X, 1.0)).start.ci is None  # one curve: no interval
+    steps = np.where(np.arange(31) < 23, 0.5, 1.0), np.where(np.arange(31) < 24, 0.5, 1.0)
+    starts = [plateau(X, step).start.value for step in steps]  # the last 8 points define the level
+    assert starts == [X[23], math.inf]
+
+
+@pytest.mark.parametrize("x, options, sentence", [
+    ([1, 2, 2, 3], {}, "at least four increasing values"),
+    ([1, 2, 3], {}, "at least four increasing values"),
+    ([1, 2, 3, 4], {"tail": 0}, "tail must lie between 0 and 1, got 0"),
+    ([1, 2, 3, 4], {"tolerance": -0.1}, "tolerance must lie between 0 and 1, got -0.1"),
+])
+def test_plateau_refuses(x, options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        plateau(x, np.ones(len(x)), **options)
+
+
+@pytest.mark.parametrize("numbers, text", [
+    ((1.98, 1.953, 2.012), "1.980 [1.953, 2.012] (n = 10)"),
+    ((-0.001, -0.5, 0.5), "0.00 [-0.50, 0.50] (n = 10)"),
+    ((1.98e-7, 1.9e-7, 2.1e-7), "1.98e-07 [1.90e-07, 2.10e-07] (n = 10)"),
+    ((150.3, 120.0, 190.0), "150 [120, 190] (n = 10)"),
+    ((5.0, math.nan, math.nan), "5.00 (n = 10)"),
+    ((math.inf, 3.0, math.inf), "inf [3.00, inf] (n = 10)"),
+])
+def test_an_estimate_reads_with_the_digits_it_deserves(numbers, text):
+    assert str(Estimate(*numbers, 10)) == text

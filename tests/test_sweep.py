@@ -1,0 +1,516 @@
+"""Sweeps survive kills and damage, and never reuse a cell that other code or parameters made."""
+
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import types
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+import lazylib.sweep as module
+from lazylib.sweep import sweep
+
+GRID = {"tau": [0.1, 1.0, 10.0], "seed": [0, 1]}
+
+
+def notebook(source, **variables):
+    """Namespace of a notebook that has run this cell; like there, its functions live in no file."""
+    namespace = {"__name__": "notebook", "os": os, "np": np, "torch": torch, "lru_cache": lru_cache}
+    namespace.update(variables)
+    exec(textwrap.dedent(source), namespace)
+    return namespace
+
+
+@pytest.fixture
+def log(tmp_path, monkeypatch):
+    """Each call of a run leaves a line here (a global counter would itself be a value that run uses)."""
+    monkeypatch.setenv("RUN_LOG", str(tmp_path / "log"))
+    monkeypatch.delenv("LAZYLIB_JOBS", raising=False)
+    monkeypatch.delenv("LAZYLIB_SCHEDULER", raising=False)
+    monkeypatch.setattr(module, "_LOADED", module._source())  # someone may edit lazylib while the tests run
+
+    def lines():
+        path = tmp_path / "log"
+        text = path.read_text().splitlines() if path.exists() else []
+        path.write_text("")
+        return text
+
+    return lines
+
+
+@pytest.fixture
+def frozen(tmp_path, log):
+    """Environment of a process that imports a copy of lazylib, which nobody edits meanwhile."""
+    package = Path(module.__file__).parent
+    shutil.copytree(package, tmp_path / "lazylib", ignore=shutil.ignore_patterns("__pycache__"))
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "PYTHONPATH": path}
+
+
+COUNT = """
+def count(*point):
+    with open(os.environ["RUN_LOG"], "a") as file:
+        file.write(" ".join(map(str, point)) + "\\n")
+"""
+RUN = COUNT + """
+def run(tau, seed, d=3):
+    count(tau, seed)
+    draw = np.random.default_rng(seed)
+    return {"loss": tau * draw.standard_normal(), "v": tau * np.arange(d), "flag": seed == 1,
+            "steps": 10 * seed, "status": "ok" if seed else "diverged", "gap": torch.full((2,), float("nan"))}
+"""
+
+
+def test_cells_are_combined_along_named_dimensions(log):
+    data = sweep(notebook(RUN)["run"], GRID, fixed={"d": 2})
+    assert data.sizes == {"tau": 3, "seed": 2, "v_0": 2, "gap_0": 2}
+    for tau in GRID["tau"]:
+        for seed in GRID["seed"]:
+            cell = data.sel(tau=tau, seed=seed)
+            assert cell.loss == tau * np.random.default_rng(seed).standard_normal()
+            assert cell.v.values.tolist() == [0, tau] and cell.steps == 10 * seed and cell.flag == (seed == 1)
+            assert cell.status == ("ok" if seed else "diverged") and np.isnan(cell.gap).all()
+    assert len(log()) == 6
+
+
+def test_fresh_resumed_and_unstored_results_are_identical(tmp_path, log):
+    def run(tau):
+        time_to = xr.DataArray([tau, np.inf], dims="t", coords={"t": [0.5, 1.5]}, attrs={"units": "s"})
+        extra = xr.Dataset({"half": ("t", np.zeros(2, np.float32))}, attrs={"note": "x"})
+        since = ("t", [1.0, 2.0], {"units": "days since 2000-01-01"})
+        return extra.assign(time_to=time_to, since=since).assign_coords(who=("t", ["a", "bcd"]))
+
+    store = tmp_path / "s"
+    plain, fresh, resumed = (sweep(run, {"tau": [1, 2]}, store=s) for s in (None, store, store))
+    for other in (fresh, resumed):
+        xr.testing.assert_identical(plain, other)
+        assert all(other[name].dtype == plain[name].dtype for name in plain.variables)
+    assert plain.time_to.attrs == {"units": "s"} and plain.time_to.dtype == float and "who" in plain.coords
+    stored = [xr.load_dataset(path, engine="h5netcdf", decode_times=False) for path in store.iterdir()]
+    assert sorted(int(cell.tau) for cell in stored) == [1, 2]  # a file alone says what it is
+
+
+def test_values_reach_run_as_python_scalars(log):
+    seen = []
+    sweep(lambda tau, m, kind: seen.append((tau, m, kind)) or {"x": 0},
+          {"tau": np.logspace(0, 1, 2), "m": torch.tensor([2]), "kind": ["relu"]})
+    assert [tuple(map(type, point)) for point in seen] == [(float, int, str)] * 2
+
+
+# ---- killed, damaged, failed ----
+
+SCRIPT = """
+import sys, os, time
+import numpy as np
+from lazylib.sweep import sweep
+def run(tau, seed):
+    with open(os.environ["RUN_LOG"], "a") as file:
+        file.write(f"{tau} {seed}\\n")
+    time.sleep(float(os.environ["PAUSE"]))
+    return {"loss": tau * np.arange(1000.0) + seed}
+if __name__ == "__main__":
+    data = sweep(run, {"tau": [0.1, 1.0], "seed": range(5)}, store=sys.argv[1], n_jobs=int(sys.argv[3]))
+    data.to_netcdf(sys.argv[2], engine="h5netcdf")
+"""
+
+
+def test_a_killed_sweep_resumes_where_it_was(tmp_path, log, frozen):
+    script, store, result = tmp_path / "script.py", tmp_path / "store", tmp_path / "result.nc"
+    script.write_text(SCRIPT)
+    command, stored = [sys.executable, script, store, result], 0
+    for jobs in (2, 1):
+        process = subprocess.Popen([*command, str(jobs)], env={**frozen, "PAUSE": "0.3"},
+                                   stderr=subprocess.DEVNULL, start_new_session=True)
+        deadline = time.time() + 120
+        while len(list(store.glob("*.nc"))) < stored + 2 and time.time() < deadline:
+            assert process.poll() is None
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)  # the workers too
+        process.wait()
+        before, stored = stored, len(list(store.glob("*.nc")))
+        assert before + 2 <= stored < 10 and not result.exists()
+        assert len(log()) <= stored - before + jobs  # at most the cells in flight are lost
+
+    subprocess.run([*command, "1"], env={**frozen, "PAUSE": "0"}, check=True, stderr=subprocess.DEVNULL)
+    assert len(log()) == 10 - stored
+    data = xr.load_dataset(result, engine="h5netcdf")
+    tau, seed = data.tau.values[:, None, None], data.seed.values[:, None]
+    np.testing.assert_array_equal(data.loss.values, tau * np.arange(1000.0) + seed)
+
+
+def damage_truncate(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def damage_empty(path):
+    path.write_bytes(b"")
+
+
+def damage_bit(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [damage_truncate, damage_empty, damage_bit])
+def test_a_damaged_cell_is_found_and_computed_again(tmp_path, log, damage):
+    run = notebook(RUN)["run"]
+    before = sweep(run, GRID, store=tmp_path / "s")
+    victim = sorted((tmp_path / "s").iterdir())[2]
+    damage(victim)
+    log()
+    with pytest.warns(UserWarning, match=r"stored cell of tau=.*, seed=\d is damaged"):
+        after = sweep(run, GRID, store=tmp_path / "s")
+    assert len(log()) == 1
+    xr.testing.assert_identical(before, after)
+    sweep(run, GRID, store=tmp_path / "s")
+    assert log() == [] and len(list((tmp_path / "s").iterdir())) == 6
+
+
+def test_a_write_that_dies_before_the_rename_leaves_no_cell(tmp_path, log, monkeypatch):
+    def die(*paths):
+        raise OSError("no space left")
+
+    run = notebook(RUN)["run"]
+    monkeypatch.setattr(os, "replace", die)
+    with pytest.raises(OSError, match="no space left"):
+        sweep(run, GRID, store=tmp_path / "s")
+    assert len(log()) == 1 and list((tmp_path / "s").iterdir()) == []  # and it stops at once
+    monkeypatch.undo()
+
+
+def test_leftovers_of_killed_sweeps_go_but_not_those_of_a_running_one(tmp_path, log):
+    old, young = tmp_path / ".old.tmp", tmp_path / ".young.tmp"
+    old.write_text("")
+    young.write_text("")
+    os.utime(old, (0, 0))
+    sweep(lambda a: {"x": a}, {"a": [1]}, store=tmp_path)
+    assert not old.exists() and young.exists()
+
+
+def test_a_failed_cell_is_named_after_the_others_are_stored(tmp_path, log):
+    source = COUNT + """
+def run(tau, seed):
+    count(tau, seed)
+    if os.environ.get("BROKEN") and tau == 1.0 and seed == 0:
+        raise ZeroDivisionError("planted")
+    return {"loss": tau + seed}
+"""
+    run = notebook(source)["run"]
+    os.environ["BROKEN"] = "1"
+    try:
+        said = r"1 of 6 cells \(the others are stored\), first at tau=1.0, seed=0: ZeroDivisionError: planted"
+        with pytest.raises(RuntimeError, match=said):
+            sweep(run, GRID, store=tmp_path)
+    finally:
+        del os.environ["BROKEN"]
+    assert len(log()) == 6
+    assert sweep(run, GRID, store=tmp_path).loss.sel(tau=1.0, seed=0) == 1.0
+    assert log() == ["1.0 0"]
+
+
+# ---- what enters the key ----
+
+BASE = COUNT + """
+def scale(x):
+    return factor * x
+class Net:
+    def __call__(self, x):
+        return 2 * x
+@lru_cache
+def cached(x):
+    return x + 1
+def outer(shift):
+    return lambda x: x + shift
+shifted = outer(1)
+net = Net()
+def run(a, b=1):
+    count(a)
+    inner = [scale(x) for x in range(2)]
+    # a comment
+    return {"x": a + sum(inner) + b + p.width + net(a) + shifted(a) + cached(a) + float(table["k"][0].sum())}
+"""
+
+
+def variables():
+    return {"factor": 2.0, "unused": 1, "p": types.SimpleNamespace(width=5, taus=[1, 2]),
+            "table": {"k": [torch.arange(3.0)]}}
+
+
+@pytest.mark.parametrize("old, new, changed", [
+    ("return {", "return {'y': 1,", {}),  # run itself
+    ("b=1", "b=2", {}),  # a default
+    ("factor * x", "factor + x", {}),  # a function that it calls
+    ("return 2 * x", "return 3 * x", {}),  # the class of an object that it uses
+    ("return x + 1", "return x + 2", {}),  # a function under a decorator
+    ("outer(1)", "outer(2)", {}),  # a value in a closure
+    ("", "", {"factor": 3.0}),  # a global of a function that it calls
+    ("", "", {"factor": 2}),  # an int is not a float
+    ("", "", {"p": types.SimpleNamespace(width=6, taus=[1, 2])}),
+    ("", "", {"table": {"k": [torch.tensor([0.0, 1.0, 2.5])]}}),
+    ("", "", {"table": {"k": [torch.arange(3.0).double()]}}),
+])
+def test_other_code_or_other_globals_make_other_cells(tmp_path, log, old, new, changed):
+    sweep(notebook(BASE, **variables())["run"], {"a": [1]}, store=tmp_path)
+    assert old in BASE and log() == ["1"]
+    sweep(notebook(BASE.replace(old, new), **{**variables(), **changed})["run"], {"a": [1]}, store=tmp_path)
+    assert log() == ["1"]
+
+
+@pytest.mark.parametrize("old, new, changed", [
+    ("", "", {}),
+    ("# a comment", "# another comment\n", {}),
+    ("", "", {"unused": 2}),
+    ("", "", {"p": types.SimpleNamespace(width=5, taus=[1, 2, 3])}),  # an attribute that run does not use
+])
+def test_what_run_does_not_use_changes_nothing(tmp_path, log, old, new, changed):
+    first = sweep(notebook(BASE, **variables())["run"], {"a": [1]}, store=tmp_path)
+    log()
+    run = notebook(BASE.replace(old, new), **{**variables(), **changed})["run"]
+    again = sweep(run, {"a": [1]}, store=tmp_path)
+    assert log() == []
+    xr.testing.assert_identical(first, again)
+
+
+def test_a_namespace_passed_on_whole_counts_whole(tmp_path, log):
+    source = COUNT + """
+def helper(q):
+    return q.depth
+def run(a):
+    count(a)
+    return {"x": a + p.width + helper(p)}
+"""
+    for depth in (1, 2):
+        run = notebook(source, p=types.SimpleNamespace(width=1, depth=depth))["run"]
+        assert sweep(run, {"a": [1]}, store=tmp_path).x == 2 + depth and log() == ["1"]
+
+
+def test_points_and_fixed_arguments_make_cells_and_a_larger_grid_reuses_them(tmp_path, log):
+    run = notebook(RUN)["run"]
+    sweep(run, GRID, store=tmp_path)
+    assert len(log()) == 6
+    larger = sweep(run, {"seed": [2, 1, 0], "tau": np.array([0.1, 1, 10])}, store=tmp_path)
+    assert log() == ["0.1 2", "1.0 2", "10.0 2"] and larger.loss.dims == ("seed", "tau")
+    xr.testing.assert_equal(larger.loss, sweep(run, {"seed": [2, 1, 0], "tau": GRID["tau"]}).loss)
+    log()
+    sweep(run, GRID, fixed={"d": 4}, store=tmp_path)
+    assert len(log()) == 6
+
+
+def test_a_module_of_the_readers_counts_by_the_functions_used(tmp_path, log, monkeypatch):
+    own = types.ModuleType("own_model")
+    own.__file__ = str(tmp_path / "own_model.py")
+    monkeypatch.setitem(sys.modules, "own_model", own)
+    source = COUNT + "def run(a):\n    count(a)\n    return {'x': own_model.f(a)}"
+    for f, calls in (("x + 1", ["1"]), ("x + 2", ["1"]), ("x + 2", [])):
+        exec(f"def f(x): return {f}", vars(own))
+        sweep(notebook(source, own_model=own)["run"], {"a": [1]}, store=tmp_path / "s")
+        assert log() == calls
+
+
+def test_an_object_without_a_value_is_refused_by_name(tmp_path, log):
+    run = notebook("def run(a):\n    return {'x': guard.locked()}", guard=threading.Lock())["run"]
+    with pytest.raises(TypeError, match="'guard' is a lock: make it inside run"):
+        sweep(run, {"a": [1]}, store=tmp_path)
+    assert sweep(run, {"a": [1]}).x.item() is False  # no store, no key
+
+
+CELLS = """
+import os, sys, types, torch, numpy as np
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance()
+for cell in [{before!r}, '''
+import os, types, torch, numpy as np, math
+from lazylib.sweep import sweep
+p = types.SimpleNamespace(names={{"a", "b", "c", "d"}}, at=np.arange(3), dtype=torch.float32)
+linear = torch.nn.Linear(2, 2)
+with torch.no_grad():
+    linear.weight.fill_(0.5); linear.bias.zero_()
+''', '''
+{comment}
+def run(tau):
+    with open(os.environ["RUN_LOG"], "a") as file:
+        file.write(str(tau))
+    if tau in {{1, 2, 3, "never"}}:
+        return {{"x": float(linear(torch.ones(2, dtype=p.dtype)).sum()) * tau + len(p.names) + math.pi}}
+    return {{"x": float(p.at.sum())}}
+''', 'data = sweep(run, {{"tau": [1, 5]}}, store=os.environ["STORE"], n_jobs={jobs})']:
+    shell.run_cell(cell, store_history=True).raise_error()
+"""
+
+
+def test_cells_of_a_notebook_are_known_again_in_another_session(tmp_path, log, frozen):
+    for before, comment, jobs, calls in (("1", "", 1, "15"), ("x = 2\nx", "# moved", 2, "")):
+        environment = {**frozen, "STORE": str(tmp_path / "s"),
+                       "IPYTHONDIR": str(tmp_path / "ipython"), "PYTHONHASHSEED": str(jobs)}
+        script = CELLS.format(before=before, comment=comment, jobs=jobs)
+        done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "".join(log()) == calls
+
+
+EDITED = """
+import sys
+from pathlib import Path
+exec(sys.stdin.read())
+for text in ("A = 1", "A = 1", "A = 2"):
+    Path("lazylib/another.py").write_text(text)
+    for name in [name for name in sys.modules if name.startswith("lazylib")]:
+        del sys.modules[name]
+    from lazylib.sweep import sweep
+    sweep(run, {"a": [1]}, store="store")
+    count("-")
+from lazylib.sweep import sweep
+Path("lazylib/another.py").write_text("A = 1")  # edited after it was loaded: not the code of the first cell
+sweep(run, {"a": [1]}, store="store")
+"""
+
+
+def test_other_code_of_lazylib_makes_other_cells(tmp_path, log, frozen):
+    source = "import os\n" + COUNT + "def run(a):\n    count(a)\n    return {'x': a}\n"
+    command = [sys.executable, "-c", EDITED]
+    done = subprocess.run(command, input=source, text=True, capture_output=True, cwd=tmp_path, env=frozen)
+    assert done.returncode == 0, done.stderr
+    assert log() == ["1", "-", "-", "1", "-", "1"]
+
+
+def test_nothing_stored_can_run_code(tmp_path, log):
+    """A pickle in the place of a cell, with the right key and checksum, is not unpickled."""
+    class Bomb:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "exploded",)
+
+    run = notebook(RUN)["run"]
+    sweep(run, {"tau": [1.0], "seed": [0]}, store=tmp_path / "s")
+    cell, = (tmp_path / "s").iterdir()
+    bomb = pickle.dumps(Bomb())
+    cell.unlink()
+    (tmp_path / "s" / f"{cell.stem.partition('-')[0]}-{module._digest(bomb).hex()}.nc").write_bytes(bomb)
+    with pytest.raises((ValueError, OSError)):
+        sweep(run, {"tau": [1.0], "seed": [0]}, store=tmp_path / "s")
+    assert not (tmp_path / "exploded").exists()
+    pickle.loads(bomb)
+    assert (tmp_path / "exploded").exists()  # the bomb was live
+
+
+# ---- other processes ----
+
+PROCESSES = """
+import os, sys, torch, numpy as np, xarray as xr
+import lazylib.sweep as module
+from lazylib.sweep import sweep
+exec(sys.stdin.read())
+def place(a):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)  # the next cell in this worker must not notice
+    return {"threads": threads, "pid": os.getpid()}
+if __name__ == "__main__":
+    grid = {"tau": [0.1, 1.0, 10.0], "seed": [0, 1]}
+    here = sweep(run, grid)
+    os.environ["LAZYLIB_JOBS"] = "2"
+    xr.testing.assert_identical(here, sweep(run, grid, store="store"))
+    count("-")
+    sweep(run, grid, store="store", n_jobs=1)
+    data = sweep(place, {"a": [1, 2, 3]})
+    assert (data.threads == 1).all() and os.getpid() not in data.pid
+    module._LOADED = b"other"  # as if our lazylib were not that of the workers
+    try:
+        sweep(run, grid)
+    except RuntimeError as error:
+        print(error)
+"""
+
+
+def test_processes_give_what_this_process_gives_if_they_run_the_same_lazylib(tmp_path, log, frozen):
+    command = [sys.executable, "-c", PROCESSES]
+    done = subprocess.run(command, input=RUN, text=True, capture_output=True, cwd=tmp_path, env=frozen)
+    assert done.returncode == 0, done.stderr
+    lines = log()
+    assert len(lines) == 13 and lines[-1] == "-"
+    assert done.stdout.startswith("all processes must run the same lazylib")
+
+
+def test_a_dask_cluster_gives_what_this_process_gives(tmp_path, log, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    run = notebook(RUN)["run"]
+    here = sweep(run, GRID)
+    log()
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None,
+                                  protocol="tcp", host="127.0.0.1") as cluster:
+        monkeypatch.setenv("LAZYLIB_SCHEDULER", cluster.scheduler_address)
+        asked, submit = [], distributed.Client.submit
+        monkeypatch.setattr(distributed.Client, "submit", lambda *a, **k: asked.append(1) or submit(*a, **k))
+        xr.testing.assert_identical(here, sweep(run, GRID, store=tmp_path / "s"))
+    assert len(log()) == 6 and asked
+    monkeypatch.delenv("LAZYLIB_SCHEDULER")
+    sweep(run, GRID, store=tmp_path / "s")
+    assert log() == []
+
+
+def test_a_scheduler_that_is_none_is_named(log, monkeypatch):
+    monkeypatch.setenv("LAZYLIB_SCHEDULER", "nonsense://here")
+    with pytest.raises(ConnectionError, match="LAZYLIB_SCHEDULER must be the address.*nonsense://here"):
+        sweep(notebook(RUN)["run"], GRID)
+
+
+# ---- bad input, before any work ----
+
+@pytest.mark.parametrize("grid, fixed, sentence", [
+    ({}, {}, "at least one dimension to its values, got {}"),
+    ({"tau": [], "seed": [0]}, {}, r"grid\['tau'\] must be one or more distinct numbers.*got \[\]"),
+    ({"tau": 0.1, "seed": [0]}, {}, r"grid\['tau'\].*got 0.1"),
+    ({"tau": "0.1", "seed": [0]}, {}, r"grid\['tau'\].*got '0.1'"),
+    ({"tau": [1, "1"], "seed": [0]}, {}, r"grid\['tau'\].*got \[1, '1'\]"),
+    ({"tau": [1, 1.0], "seed": [0]}, {}, r"grid\['tau'\].*distinct"),
+    ({"tau": [float("nan")], "seed": [0]}, {}, "not NaN"),
+    ({"tau": [[1]], "seed": [0]}, {}, r"grid\['tau'\].*got \[\[1\]\]"),
+    ({"tau": [1]}, {}, "must accept the names.*missing a required argument: 'seed'"),
+    ({"tua": [1], "seed": [0]}, {}, "must accept the names"),
+    ({"tau": [1], "seed": [0]}, {"tau": 2}, "got tau in both"),
+])
+def test_sweep_refuses(log, grid, fixed, sentence):
+    with pytest.raises((ValueError, TypeError), match=sentence):
+        sweep(notebook(RUN)["run"], grid, fixed)
+    assert log() == []
+
+
+@pytest.mark.parametrize("jobs", ["many", "0", "-2", "1.5"])
+def test_a_bad_number_of_processes_is_refused(log, monkeypatch, jobs):
+    monkeypatch.setenv("LAZYLIB_JOBS", jobs)
+    with pytest.raises(ValueError, match=f"LAZYLIB_JOBS must be a number of processes.*got '{jobs}'"):
+        sweep(notebook(RUN)["run"], GRID)
+    with pytest.raises(ValueError, match="n_jobs must be a number of processes.*got 0"):
+        sweep(notebook(RUN)["run"], GRID, n_jobs=0)
+    assert log() == []
+
+
+def test_a_store_that_is_a_file_is_refused(tmp_path, log):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="store must be a folder"):
+        sweep(notebook(RUN)["run"], GRID, store=tmp_path / "file")
+    assert log() == []
+
+
+@pytest.mark.parametrize("run, sentence", [
+    (lambda a: 1.0, "must return a dict.*not float"),
+    (lambda a: {"x": None}, "'x' has dtype object"),
+    (lambda a: {"a": 1.0}, "must not return the names of the grid's dimensions, got \\['a'\\]"),
+    (lambda a: {"x": np.zeros(int(a))}, "same names, dimensions and shapes at every point, but a=2"),
+    (lambda a: {"x": 1.0} if a == 1 else {"y": 1.0}, "same names"),
+    (lambda a: {"x": "text" if a == 1 else 1.0}, "same names"),
+    (lambda a: {"x": xr.DataArray([1.0], dims="t", coords={"t": [a]})}, "coordinate 't' must be the same"),
+])
+def test_cells_that_do_not_fit_are_refused(log, run, sentence):
+    with pytest.raises((ValueError, RuntimeError), match=sentence):
+        sweep(run, {"a": [1, 2]})

@@ -1,0 +1,193 @@
+"""Checking, cleaning and executing notebooks, and filling in the README; each fault is planted once."""
+
+import re
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from nbformat.v4 import new_output
+
+from tests.notebook import PIXEL, code, figure, notebook, shown, text, write
+from tools import check, execute, pages, readme
+from tools.clean import STATE, VIEW, clean
+
+TITLE = text("# A chapter\n\nIts claim.")
+
+
+def faults(tmp_path, *cells):
+    return check.problems(write(tmp_path / "page.ipynb", *cells))
+
+
+# --- pages -------------------------------------------------------------------------------------------------------
+
+
+def test_a_sound_page_has_no_problem(tmp_path):
+    comment = code("# not a title\n1.0", new_output("stream", name="stdout", text="1.0"))
+    assert faults(tmp_path, TITLE, text("## Part\n\n```sh\n# a comment\n```"), comment, figure(), code("")) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "cells", "words"),
+    [
+        ("unexecuted", [TITLE, nbformat.v4.new_code_cell("1 + 1")], "was not executed"),
+        ("error", [TITLE, code("f()", new_output("error", ename="ValueError", evalue="τ is -1"))], "ValueError: τ is -1"),
+        ("no alt", [TITLE, figure(alt=None)], "no alternative text"),
+        ("empty alt", [TITLE, figure(alt=" ")], "no alternative text"),
+        ("no alt, svg", [TITLE, code("plot()", shown(**{"image/svg+xml": "<svg/>"}))], "no alternative text"),
+        ("no alt in text", [TITLE, text("![](picture.png)")], "picture.png has no alternative text"),
+        ("two titles", [TITLE, text("# Another")], "has 2"),
+        ("no title", [text("## Part")], "has 0"),
+        ("late title", [text("Some text."), TITLE], "first cell"),
+        ("large picture", [TITLE, code("p()", shown(image__png="A" * 300_000), mystnb={"image": {"alt": "x"}})], "225 kB"),
+        ("dead widget", [TITLE, code("w", shown(**{VIEW: {"model_id": "gone"}}))], "state was not stored"),
+    ],
+)
+def test_a_fault_is_found(tmp_path, name, cells, words):
+    found = faults(tmp_path, *cells)
+    assert len(found) == 1 and words in found[0] and "page.ipynb" in found[0], found
+
+
+def test_pictures_that_are_on_no_page_need_no_text(tmp_path):
+    glued = shown(**{"application/papermill.record/image/png": PIXEL})
+    assert faults(tmp_path, TITLE, figure(alt=None, tags=("remove-output",)), code("glue()", glued)) == []
+
+
+def test_pages_come_in_reading_order_and_are_executed_with_the_ledger_last(tmp_path):
+    toc = "format: jb-book\nroot: index\nparts:\n  - chapters: [{file: chapters/ledger}]\n"
+    toc += "  - caption: Two\n    chapters: [{file: chapters/b, sections: [{file: chapters/c}]}, {file: chapters/a}]\n"
+    (tmp_path / "_toc.yml").write_text(toc)
+    (tmp_path / "index.md").write_text("# Book")
+    for name in ("ledger", "a", "b", "c"):
+        write(tmp_path / f"chapters/{name}.ipynb", TITLE)
+    assert pages.pages(tmp_path) == ["index", "chapters/ledger", "chapters/b", "chapters/c", "chapters/a"]
+    assert [path.stem for path in pages.notebooks(tmp_path)] == ["b", "c", "a", "ledger"]
+    assert [path.stem for path in pages.chapters(tmp_path)] == ["b", "c", "a"]
+    (tmp_path / "chapters/a.ipynb").unlink()
+    with pytest.raises(FileNotFoundError, match="names chapters/a"):
+        pages.notebooks(tmp_path)
+
+
+# --- cleaning ----------------------------------------------------------------------------------------------------
+
+
+def model(kind: str, *children: str, **state: object) -> dict:
+    return {"model_name": kind, "state": {"children": [f"IPY_MODEL_{child}" for child in children], **state}}
+
+
+def widgets(prefix: str):
+    """A progress bar, and a slider linked to a stack of pictures, with identifiers as random ones are."""
+    slider, stack, link = f"{prefix}1", f"{prefix}2", f"{prefix}3"
+    models = {
+        f"{prefix}8": model("HBoxModel", f"{prefix}9"),
+        f"{prefix}9": model("FloatProgressModel"),
+        link: {"model_name": "LinkModel", "state": {"source": [f"IPY_MODEL_{slider}", "value"],
+                                                    "target": [f"IPY_MODEL_{stack}", "selected_index"]}},
+        f"{prefix}7": model("VBoxModel", slider, stack),
+        slider: model("IntSliderModel"),
+        stack: model("StackModel"),
+    }  # fmt: skip
+    bar = new_output("stream", name="stderr", text="\r 50%|█████     | 1/2 [00:01<00:01,  1.0it/s]\n")
+    warning = new_output("stream", name="stderr", text="a warning\n")
+    page = notebook(
+        TITLE,
+        code("sweep()", shown(**{VIEW: {"model_id": f"{prefix}8"}}), bar, warning),
+        code("slider()", shown(**{VIEW: {"model_id": f"{prefix}7"}}), execution={"started": prefix}),
+    )
+    page.metadata["widgets"] = {STATE: {"state": models, "version_major": 2, "version_minor": 0}}
+    page.metadata["papermill"] = {"duration": prefix}
+    return page
+
+
+def test_two_executions_of_a_notebook_are_the_same_file_after_cleaning():
+    first, second = clean(widgets("a" * 31)), clean(widgets("b" * 31))
+    for one, other in zip(first.cells, second.cells, strict=True):
+        other.id = one.id
+    assert nbformat.writes(first) == nbformat.writes(second)
+
+
+def test_cleaning_keeps_what_a_reader_needs():
+    page = clean(widgets("a" * 31))
+    assert [output.get("text") for output in page.cells[1].outputs] == ["a warning\n"]
+    models = page.metadata["widgets"][STATE]["state"]
+    kinds = sorted(entry["model_name"] for entry in models.values())
+    assert kinds == ["IntSliderModel", "LinkModel", "StackModel", "VBoxModel"]
+    view = page.cells[2].outputs[0].data[VIEW]["model_id"]
+    assert models[view]["model_name"] == "VBoxModel"
+    assert set(re.findall(r"IPY_MODEL_(\w+)", str(models))) <= set(models)
+
+
+# --- executing ---------------------------------------------------------------------------------------------------
+
+
+def test_the_fingerprint_sees_the_source_and_not_the_outputs(tmp_path):
+    path = write(tmp_path / "a.ipynb", TITLE, code("x = 1"))
+    before = execute.fingerprint(path, "laptop", None)
+    write(path, TITLE, code("x = 1", new_output("stream", name="stdout", text="1")))
+    assert execute.fingerprint(path, "laptop", None) == before
+    assert execute.fingerprint(path, "smoke", None) != before
+    write(path, TITLE, code("x = 2"))
+    assert execute.fingerprint(path, "laptop", None) != before
+
+
+def test_the_ledger_is_out_of_date_when_a_record_changes(tmp_path):
+    path = write(tmp_path / "ledger.ipynb", TITLE)
+    before = execute.fingerprint(path, "laptop", tmp_path)
+    (tmp_path / "K1.json").write_text("{}")
+    assert execute.fingerprint(path, "laptop", tmp_path) != before
+    assert execute.fingerprint(path, "laptop", None) == execute.fingerprint(path, "laptop", None)
+
+
+def test_executing_gives_the_outputs_and_passes_the_preset(tmp_path):
+    parameters = code('preset: str = "laptop"  # smoke | laptop | paper', tags=("parameters",))
+    path = write(tmp_path / "a.ipynb", TITLE, parameters, code("print(preset)"))
+    cost = execute.execute(path, tmp_path / "out/a.ipynb", "smoke")
+    done = nbformat.read(tmp_path / "out/a.ipynb", as_version=4)
+    assert done.cells[-1].outputs[0].text == "smoke\n" and cost["seconds"] > 0 and cost["peak_mib"] > 10
+    assert not list(tmp_path.rglob("*.failed.ipynb"))
+
+
+def test_a_failed_execution_says_why_and_overwrites_nothing(tmp_path):
+    path = write(tmp_path / "a.ipynb", TITLE, code("raise ValueError('tau must be positive, not -1.')"))
+    before = path.read_bytes()
+    with pytest.raises(execute.ChapterFailed, match=r"a\.ipynb failed with ValueError: tau must be positive, not -1\."):
+        execute.execute(path, path)
+    assert path.read_bytes() == before
+
+
+def test_a_page_with_a_fault_is_not_accepted(tmp_path):
+    plot = "from IPython.display import SVG\nSVG('<svg xmlns=\"http://www.w3.org/2000/svg\"/>')"
+    path = write(tmp_path / "a.ipynb", TITLE, code(plot))
+    with pytest.raises(execute.ChapterFailed, match="no alternative text"):
+        execute.execute(path, tmp_path / "out.ipynb")
+    assert not (tmp_path / "out.ipynb").exists()
+
+
+def test_an_unknown_chapter_is_named():
+    command = [sys.executable, "-m", "tools.execute", "--into", "nowhere", "99_nothing"]
+    done = subprocess.run(command, cwd=pages.ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "no such chapter: 99_nothing" in done.stderr
+
+
+# --- README ------------------------------------------------------------------------------------------------------
+
+
+def test_a_block_of_the_readme_is_replaced_and_nothing_else():
+    before = "a\n<!-- bench -->\nold \\1\n<!-- /bench -->\nz"
+    after = readme.fill(before, "bench", "| new \\1 |")
+    assert after == "a\n<!-- bench -->\n| new \\1 |\n<!-- /bench -->\nz"
+    assert readme.fill(after, "bench", "| new \\1 |") == after
+    with pytest.raises(ValueError, match="<!-- times -->"):
+        readme.fill(before, "times", "")
+
+
+def test_the_readme_has_a_place_for_every_block():
+    for name in readme.BLOCKS:
+        readme.fill((pages.ROOT / "README.md").read_text(encoding="utf-8"), name, "")
+
+
+def test_the_example_of_the_readme_runs():
+    text = (pages.ROOT / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", example], cwd=pages.ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("kappa = ") and "reached" in done.stdout, done
