@@ -48,7 +48,8 @@ test: $(READY)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --nbval-lax --nbval-current-env chapters tests
 
 unit: $(READY)
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests --ignore tests/test_chapters.py --ignore tests/test_book.py
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests \
+	  --ignore tests/test_chapters.py --ignore tests/test_book.py
 
 bench: $(READY)
 	$(BIN)/python -m tools.bench --into $(BUILD)/bench.md

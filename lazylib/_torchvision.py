@@ -1,9 +1,9 @@
 """torchvision, importable also where its compiled operators do not load.
 
-torchvision's wheel on PyPI is built against one build of torch. Beside another build (a CPU build of torch, say) its
-compiled operators are silently left out, and `import torchvision` then fails because it describes two of them that
-nobody declared: "operator torchvision::nms does not exist". Data sets, transforms and image classifiers need none of
-these operators, so declaring the two schemas is enough. Use
+torchvision's wheel on PyPI is built against one build of torch. Beside another build (a CPU build of torch,
+say) its compiled operators are silently left out, and `import torchvision` then fails because it describes
+two of them that nobody declared: "operator torchvision::nms does not exist". Data sets, transforms and image
+classifiers need none of these operators, so declaring the two schemas is enough. Use
 
     from lazylib._torchvision import torchvision
 """
@@ -39,8 +39,8 @@ def _compiled_operators_load() -> bool:
 def declare_missing_operators() -> torch.library.Library | None:
     """Declare the schemas that `import torchvision` needs; does nothing where the compiled operators load.
 
-    Returns the library that holds the declarations, which vanish with it, or None if nothing had to be declared.
-    The declared operators have no implementation: calling one raises NotImplementedError.
+    Returns the library that holds the declarations, which vanish with it, or None if nothing had to be
+    declared. The declared operators have no implementation: calling one raises NotImplementedError.
     """
     if _compiled_operators_load():
         return None

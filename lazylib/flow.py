@@ -295,13 +295,16 @@ class _Integrator:
             host.h[refused] *= np.where(np.isfinite(bad), np.maximum(0.1, 0.8 * bad ** (-1 / 3)), 0.1)
             self.slots[at[torch.as_tensor(~good, device=at.device)], 1:4] = 0  # may hold NaN
         host.j[rows] = 0
-        host.probes[rows] = np.where(host.radius[rows] > 0, 3, 40)
+        # λmax is probed at first, after a failure, and at every third step
+        due = (host.failures[rows] > 0) | (host.steps[rows] % PROBE_EVERY == 0)
+        host.probes[rows] = np.where(host.radius[rows] > 0, np.where(due, 3, 0), 40)
+        self._begin(rows[host.probes[rows] == 0])
         self._leave(rows, good, out)
 
     def _error(self, at: Tensor, old: Tensor, new: Tensor, defect: Tensor, out: Tensor) -> np.ndarray:
         """Size of the error estimate of a step in units of the tolerance, (k,); NaN where a value is not finite."""
         size = torch.maximum(old.norm(dim=1), new.norm(dim=1))
-        error = defect.norm(dim=1) / size.clamp(min=torch.finfo(size.dtype).tiny)
+        error = STATE_WEIGHT * defect.norm(dim=1) / size.clamp(min=torch.finfo(size.dtype).tiny)
         if hasattr(self.objective, "jvp"):
             residual = self.objective.residual_norm(out)[at]
             part = self.objective.select(at)
@@ -374,8 +377,10 @@ class _Integrator:
             self.objective = self.objective.select(keep)
 
 
-OUT_FLOOR = 1e-2
+OUT_FLOOR = 0.3
+PROBE_EVERY = 3
 OUT_WEIGHT = 1.0
+STATE_WEIGHT = 1.0
 
 
 @dataclass

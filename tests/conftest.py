@@ -2,7 +2,7 @@
 
 import os
 
-# Before torch is imported: one thread, so that sums are taken in the same order everywhere; pictures without a screen.
+# Before torch is imported: one thread, so that sums have one order everywhere; pictures without a screen.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
 
@@ -21,10 +21,10 @@ def _records_in_a_temporary_folder(tmp_path, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _same_state_for_every_test():
-    """Seeds, deterministic algorithms, one thread; and a test that changes what torch does for all others fails.
+    """Seeds, deterministic algorithms, one thread; and a test that changes a default of torch fails.
 
-    The default dtype stays float32: a test asks for float64 itself, so that code which forgets to pass the dtype on
-    is found.
+    The default dtype stays float32: a test asks for float64 itself, so that code which forgets to pass the
+    dtype on is found.
     """
     np.random.seed(0)
     torch.manual_seed(0)
@@ -44,7 +44,9 @@ def _same_state_for_every_test():
     torch.set_default_dtype(torch.float32)
     torch.set_default_device("cpu")
     torch.set_grad_enabled(grad)
-    assert not changed, f"this test, or what it called, changed torch's {' and '.join(changed)} and left it so"
+    assert not changed, (
+        f"this test, or what it called, changed torch's {' and '.join(changed)} and left it so"
+    )
 
 
 @pytest.fixture

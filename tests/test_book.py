@@ -1,4 +1,4 @@
-"""The book builds from its executed notebooks without a warning, and its pages show what they should in a browser."""
+"""The book builds from its executed notebooks without a warning, and a browser shows its pages."""
 
 import functools
 import http.server
@@ -34,7 +34,7 @@ def site(tmp_path_factory) -> Path:
     return out / "html"
 
 
-# --- the sources -------------------------------------------------------------------------------------------------
+# --- the sources ---
 
 
 @pytest.mark.parametrize("path", notebooks(), ids=lambda path: path.stem)
@@ -50,7 +50,7 @@ def test_every_key_of_the_configuration_is_known():
     assert given <= known, given - known
 
 
-# --- the build ---------------------------------------------------------------------------------------------------
+# --- the build ---
 
 
 def test_every_page_is_built(site):
@@ -60,7 +60,9 @@ def test_every_page_is_built(site):
 
 def article(site: Path, page: str) -> str:
     """The page's own part of its HTML, without navigation."""
-    return (site / f"{page}.html").read_text(encoding="utf-8").split("<article", 1)[1].split("</article>", 1)[0]
+    return (
+        (site / f"{page}.html").read_text(encoding="utf-8").split("<article", 1)[1].split("</article>", 1)[0]
+    )
 
 
 def test_no_dollar_is_left_beside_mathematics(site):
@@ -75,7 +77,9 @@ def test_no_picture_lacks_its_text(site):
         for picture in re.findall(r"<img\b[^>]*>", body):
             alt = re.search(r'alt="([^"]*)"', picture)
             # Without a text the builder puts the file's name there.
-            assert alt and alt[1].strip() and not re.search(r"\.(png|svg|jpe?g)$", alt[1]), f"{page}: {picture}"
+            assert alt and alt[1].strip() and not re.search(r"\.(png|svg|jpe?g)$", alt[1]), (
+                f"{page}: {picture}"
+            )
 
 
 @pytest.fixture
@@ -124,7 +128,7 @@ def test_a_page_that_was_not_executed_fails(small_book, tmp_path):
     assert done.returncode != 0 and "page.ipynb has not been executed" in done.stderr
 
 
-# --- in a browser ------------------------------------------------------------------------------------------------
+# --- in a browser ---
 
 
 @pytest.fixture(scope="module")
@@ -146,23 +150,32 @@ def browser():
     if CHROMIUM is None:
         pytest.skip("no chromium here; on Debian: apt-get install chromium")
     playwright = pytest.importorskip("playwright.sync_api")
-    quiet = ["--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
+    quiet = [
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+    ]
     with playwright.sync_playwright() as play:
-        chromium = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", *quiet])
+        chromium = play.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", *quiet]
+        )
         yield chromium
         chromium.close()
 
 
 @pytest.mark.parametrize("page", pages())
 def test_a_page_shows_in_a_browser(browser, address, page):
-    """Title, pictures and links to other pages; what comes from foreign addresses (mathematics) is left out."""
+    """Title, pictures, links to other pages; what comes from foreign addresses (mathematics) is left out."""
     tab = browser.new_page()
     missing = []
     tab.route(lambda url: not url.startswith(address), lambda route: route.abort())
     tab.on("response", lambda answer: missing.append(answer.url) if answer.status >= 400 else None)
     tab.goto(f"{address}/{page}.html", wait_until="load")
     assert tab.locator("article h1").count() == 1
-    pictures = tab.locator("article img").evaluate_all("all => all.map(i => [i.src, i.complete && i.naturalWidth > 0])")
+    pictures = tab.locator("article img").evaluate_all(
+        "all => all.map(i => [i.src, i.complete && i.naturalWidth > 0])"
+    )
     assert all(loaded for _, loaded in pictures), pictures
     links = set(tab.locator("a").evaluate_all("all => all.map(a => a.href.split('#')[0])"))
     for link in sorted(link for link in links if link.startswith(address)):

@@ -1,7 +1,7 @@
 """Every chapter runs at the smoke preset, documents its parameters, and refuses wrong ones with one sentence.
 
-That the outputs in the chapters are what the code gives is checked by nbval, which runs beside these tests on the
-notebooks themselves (`make test`); that nbval would notice a wrong one is checked here.
+That the outputs in the chapters are what the code gives is checked by nbval, which runs beside these tests on
+the notebooks themselves (`make test`); that nbval would notice a wrong one is checked here.
 """
 
 import re
@@ -68,7 +68,11 @@ def test_a_chapter_runs_at_smoke(path, tmp_path):
 def test_every_parameter_has_a_type_and_a_meaning(path):
     known = parameters(path)
     assert list(known)[0] == "preset" and known["preset"]["default"] == '"laptop"'
-    bare = [name for name, entry in known.items() if entry["inferred_type_name"] == "None" or not entry["help"].strip()]
+    bare = [
+        name
+        for name, entry in known.items()
+        if entry["inferred_type_name"] == "None" or not entry["help"].strip()
+    ]
     assert not bare, f"without a type or a comment: {bare}"
 
 
@@ -86,7 +90,9 @@ def test_a_wrong_value_stops_with_one_sentence(path, name, value, tmp_path, monk
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode != 0, "papermill went on"
     assert re.match(r"ValueError: .*\.$", last) and name in last, f"not one sentence about {name}: {last!r}"
-    executed = [cell for cell in nbformat.read(tmp_path / "out.ipynb", as_version=4).cells if cell.get("outputs")]
+    executed = [
+        cell for cell in nbformat.read(tmp_path / "out.ipynb", as_version=4).cells if cell.get("outputs")
+    ]
     assert len(executed) == 1, "work had begun before the value was refused"
     assert path.read_bytes() == before and not (tmp_path / "ledger").exists()
 
@@ -105,7 +111,9 @@ def test_the_ledger_page_runs(tmp_path):
 def test_results_at_paper_scale_show_beside_live_ones_kept_elsewhere():
     """`make book` keeps its records in _build; the committed ones must show all the same."""
     committed = {path.stem for path in (ROOT / "results/ledger/paper").glob("*.json")}
-    shown = {row["id"] for row in ledger.table() if row["paper"]}  # conftest.py names an empty folder for live records
+    shown = {
+        row["id"] for row in ledger.table() if row["paper"]
+    }  # conftest.py names an empty folder for live records
     assert committed <= shown, f"committed, but not in the ledger: {sorted(committed - shown)}"
 
 
@@ -115,7 +123,16 @@ def test_nbval_notices_a_wrong_output(tmp_path):
     def outcome(stored: str, *tags: str) -> int:
         output = new_output("stream", name="stdout", text=stored)
         path = write(tmp_path / "a.ipynb", text("# A"), code("print('K1 holds')", output, tags=tags))
-        command = [sys.executable, "-m", "pytest", "-q", "--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider"]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "--nbval-lax",
+            "--nbval-current-env",
+            "-p",
+            "no:cacheprovider",
+        ]
         return subprocess.run([*command, str(path)], capture_output=True, cwd=tmp_path).returncode
 
     assert outcome("K1 holds\n", "nbval-check-output") == 0

@@ -19,19 +19,25 @@ def faults(tmp_path, *cells):
     return check.problems(write(tmp_path / "page.ipynb", *cells))
 
 
-# --- pages -------------------------------------------------------------------------------------------------------
+# --- pages ---
 
 
 def test_a_sound_page_has_no_problem(tmp_path):
     comment = code("# not a title\n1.0", new_output("stream", name="stdout", text="1.0"))
-    assert faults(tmp_path, TITLE, text("## Part\n\n```sh\n# a comment\n```"), comment, figure(), code("")) == []
+    assert (
+        faults(tmp_path, TITLE, text("## Part\n\n```sh\n# a comment\n```"), comment, figure(), code("")) == []
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "cells", "words"),
     [
         ("unexecuted", [TITLE, nbformat.v4.new_code_cell("1 + 1")], "was not executed"),
-        ("error", [TITLE, code("f()", new_output("error", ename="ValueError", evalue="τ is -1"))], "ValueError: τ is -1"),
+        (
+            "error",
+            [TITLE, code("f()", new_output("error", ename="ValueError", evalue="τ is -1"))],
+            "ValueError: τ is -1",
+        ),
         ("no alt", [TITLE, figure(alt=None)], "no alternative text"),
         ("empty alt", [TITLE, figure(alt=" ")], "no alternative text"),
         ("no alt, svg", [TITLE, code("plot()", shown(**{"image/svg+xml": "<svg/>"}))], "no alternative text"),
@@ -39,7 +45,11 @@ def test_a_sound_page_has_no_problem(tmp_path):
         ("two titles", [TITLE, text("# Another")], "has 2"),
         ("no title", [text("## Part")], "has 0"),
         ("late title", [text("Some text."), TITLE], "first cell"),
-        ("large picture", [TITLE, code("p()", shown(image__png="A" * 300_000), mystnb={"image": {"alt": "x"}})], "225 kB"),
+        (
+            "large picture",
+            [TITLE, code("p()", shown(image__png="A" * 300_000), mystnb={"image": {"alt": "x"}})],
+            "225 kB",
+        ),
         ("dead widget", [TITLE, code("w", shown(**{VIEW: {"model_id": "gone"}}))], "state was not stored"),
     ],
 )
@@ -55,7 +65,8 @@ def test_pictures_that_are_on_no_page_need_no_text(tmp_path):
 
 def test_pages_come_in_reading_order_and_are_executed_with_the_ledger_last(tmp_path):
     toc = "format: jb-book\nroot: index\nparts:\n  - chapters: [{file: chapters/ledger}]\n"
-    toc += "  - caption: Two\n    chapters: [{file: chapters/b, sections: [{file: chapters/c}]}, {file: chapters/a}]\n"
+    toc += "  - caption: Two\n    chapters:\n"
+    toc += "      - {file: chapters/b, sections: [{file: chapters/c}]}\n      - {file: chapters/a}\n"
     (tmp_path / "_toc.yml").write_text(toc)
     (tmp_path / "index.md").write_text("# Book")
     for name in ("ledger", "a", "b", "c"):
@@ -68,7 +79,7 @@ def test_pages_come_in_reading_order_and_are_executed_with_the_ledger_last(tmp_p
         pages.notebooks(tmp_path)
 
 
-# --- cleaning ----------------------------------------------------------------------------------------------------
+# --- cleaning ---
 
 
 def model(kind: str, *children: str, **state: object) -> dict:
@@ -117,7 +128,7 @@ def test_cleaning_keeps_what_a_reader_needs():
     assert set(re.findall(r"IPY_MODEL_(\w+)", str(models))) <= set(models)
 
 
-# --- executing ---------------------------------------------------------------------------------------------------
+# --- executing ---
 
 
 def test_the_fingerprint_sees_the_source_and_not_the_outputs(tmp_path):
@@ -150,7 +161,9 @@ def test_executing_gives_the_outputs_and_passes_the_preset(tmp_path):
 def test_a_failed_execution_says_why_and_overwrites_nothing(tmp_path):
     path = write(tmp_path / "a.ipynb", TITLE, code("raise ValueError('tau must be positive, not -1.')"))
     before = path.read_bytes()
-    with pytest.raises(execute.ChapterFailed, match=r"a\.ipynb failed with ValueError: tau must be positive, not -1\."):
+    with pytest.raises(
+        execute.ChapterFailed, match=r"a\.ipynb failed with ValueError: tau must be positive, not -1\."
+    ):
         execute.execute(path, path)
     assert path.read_bytes() == before
 
@@ -169,7 +182,7 @@ def test_an_unknown_chapter_is_named():
     assert done.returncode == 2 and "no such chapter: 99_nothing" in done.stderr
 
 
-# --- README ------------------------------------------------------------------------------------------------------
+# --- README ---
 
 
 def test_a_block_of_the_readme_is_replaced_and_nothing_else():

@@ -2,8 +2,8 @@
 
     python -m tools.bench --into FILE [NAME …]
 
-A benchmark is a script benchmarks/NAME.py that measures and prints a Markdown table (lines that begin with '|');
-it may print anything else, and must exit with a non-zero status if it misses its own target.
+A benchmark is a script benchmarks/NAME.py that measures and prints a Markdown table (lines that begin with
+'|'); it may print anything else, and must exit with a non-zero status if it misses its own target.
 """
 
 import argparse
@@ -27,8 +27,10 @@ def machine() -> str:
 
 
 def run(script: Path) -> tuple[int, list[str]]:
-    """Run a benchmark, show what it prints as it comes, and return its exit status and the lines of its tables."""
-    process = subprocess.Popen([sys.executable, "-u", str(script)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    """Run a benchmark and show what it prints; returns its exit status and the lines of its tables."""
+    process = subprocess.Popen(
+        [sys.executable, "-u", str(script)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
     table: list[str] = []
     for line in process.stdout:
         print(line, end="", flush=True)
@@ -40,7 +42,9 @@ def run(script: Path) -> tuple[int, list[str]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help="benchmarks to run; default: all")
     parser.add_argument("--into", type=Path, required=True, help="Markdown file for the tables")
     given = parser.parse_args()
@@ -57,7 +61,9 @@ def main() -> int:
         failed += [script.stem] if status else []
     print(f"Measured on {machine()}.")
     if failed:
-        print(f"Failed or below target: {', '.join(failed)}. {given.into} is left as it was.", file=sys.stderr)
+        print(
+            f"Failed or below target: {', '.join(failed)}. {given.into} is left as it was.", file=sys.stderr
+        )
         return 1
     given.into.parent.mkdir(parents=True, exist_ok=True)
     given.into.write_text("\n".join([*lines, f"Measured on {machine()}."]) + "\n", encoding="utf-8")

@@ -1,6 +1,6 @@
 """Build the book's pages from executed notebooks; any warning fails.
 
-    python -m tools.build --notebooks DIR --out DIR      pages land in OUT/html
+python -m tools.build --notebooks DIR --out DIR      pages land in OUT/html
 """
 
 import argparse
@@ -12,11 +12,17 @@ from pathlib import Path
 from tools.check import problems
 from tools.pages import ROOT, notebooks, pages
 
-BESIDE = ("_config.yml", "_toc.yml", "references.bib", "favicon.svg", "_extra")  # not pages, but needed for them
+BESIDE = (
+    "_config.yml",
+    "_toc.yml",
+    "references.bib",
+    "favicon.svg",
+    "_extra",
+)  # not pages, but needed for them
 
 
 def stage(executed: Path, into: Path, root: Path = ROOT) -> list[str]:
-    """Gather the book's sources in `into`, the notebooks from the folder `executed`; returns what is wrong with them.
+    """Gather the book's sources in `into`, notebooks from the folder `executed`; returns their faults.
 
     `executed` is laid out as the book itself (executed/chapters/…).
     """
@@ -44,10 +50,10 @@ def stage(executed: Path, into: Path, root: Path = ROOT) -> list[str]:
 
 
 def build(source: Path, out: Path) -> int:
-    """Turn the staged `source` into `out`/html; returns the builder's exit status, not 0 if there was any warning."""
+    """Turn `source` into `out`/html; returns the builder's exit status, not 0 after any warning."""
     work = source.parent / "pages"
     shutil.rmtree(work, ignore_errors=True)  # so that a page which is gone does not stay
-    # Its warnings come on stderr. What it says on stdout names the folder `work`, where the pages do not stay.
+    # Its warnings come on stderr. On stdout it names the folder `work`, where the pages do not stay.
     status = subprocess.run(
         [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build",
          "-W", "-n", "--keep-going", "--all", "--quiet", "--path-output", str(work), str(source)],
@@ -61,7 +67,9 @@ def build(source: Path, out: Path) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--notebooks", type=Path, required=True, help="folder of the executed notebooks")
     parser.add_argument("--out", type=Path, required=True, help="folder for the result")
     parser.add_argument("--root", type=Path, default=ROOT, help="folder of _toc.yml; default: this project")

@@ -1,4 +1,4 @@
-"""What the builder of the book does not notice: an executed notebook is checked here before it becomes a page."""
+"""What the builder of the book does not notice is checked here, before a notebook becomes a page."""
 
 import re
 from pathlib import Path
@@ -17,8 +17,9 @@ _FENCE = re.compile(r"^(`{3,}|~{3,}|:{3,}).*?^\1", re.MULTILINE | re.DOTALL)
 def problems(path: Path) -> list[str]:
     """What is wrong with the notebook at `path` as a page: one sentence for each fault, none if it is sound.
 
-    Found are: a cell that was not executed, an error in an output, a figure without alternative text, a PNG over
-    150 kB, a widget without its state, and a page that has not exactly one title (`# …`) or has not got it first.
+    Found are: a cell that was not executed, an error in an output, a figure without alternative text, a PNG
+    over 150 kB, a widget without its state, and a page that has not exactly one title (`# …`) or has not got
+    it first.
     """
     notebook = nbformat.read(path, as_version=4)
     found = [f"{path.name}: {fault}" for fault in _title_faults(notebook)]
@@ -31,7 +32,9 @@ def _title_faults(notebook: NotebookNode) -> list[str]:
     texts = [_FENCE.sub("", cell.source) for cell in notebook.cells if cell.cell_type == "markdown"]
     titles = [line for text in texts for line in text.splitlines() if re.match(r"# +\S", line)]
     if len(titles) != 1:
-        return [f"a page has one title, a line that begins with '# ', but this one has {len(titles)}: {titles}"]
+        return [
+            f"a page has one title, a line that begins with '# ', but this one has {len(titles)}: {titles}"
+        ]
     if not notebook.cells or titles[0] not in notebook.cells[0].source:
         return ["the title must stand in the first cell"]
     return []
@@ -55,7 +58,9 @@ def _cell_faults(cell: NotebookNode, notebook: NotebookNode) -> list[str]:
         # Glued outputs are data for other cells, not a figure at this place.
         if shown and "scrapbook" not in output.get("metadata", {}) and any(kind in data for kind in PICTURES):
             if not _alternative_text(cell).strip():
-                faults.append("its figure has no alternative text: set mystnb.image.alt in the cell's metadata")
+                faults.append(
+                    "its figure has no alternative text: set mystnb.image.alt in the cell's metadata"
+                )
         size = len(data.get("image/png", "")) * 3 // 4
         if size > MAX_PICTURE:
             faults.append(f"its picture has {size // 1000} kB, at most {MAX_PICTURE // 1000} kB are allowed")

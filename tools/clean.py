@@ -1,7 +1,8 @@
 """Make an executed notebook fit for a page and for version control.
 
-Executing the same notebook twice must give the same file, or every execution would be a change. So what depends on the
-clock goes: time stamps, progress bars. Identifiers drawn at random (widget models) are numbered instead.
+Executing the same notebook twice must give the same file, or every execution would be a change. So what
+depends on the clock goes: time stamps, progress bars. Identifiers drawn at random (widget models) are
+numbered instead.
 """
 
 import json
@@ -37,7 +38,7 @@ def _references(model: dict) -> list[str]:
 
 
 def _is_progress(output: NotebookNode, models: dict) -> bool:
-    """Whether `output` is a progress bar: tqdm's widget (a box around a FloatProgress) or tqdm's text on stderr."""
+    """Whether `output` is a progress bar: tqdm's widget (a box around a FloatProgress) or its text."""
     if output.output_type == "stream" and output.name == "stderr":
         lines = [line for line in re.split(r"[\r\n]", output.text) if line.strip()]
         return bool(lines) and all(_PROGRESS_TEXT.search(line) for line in lines)
@@ -50,7 +51,7 @@ def _is_progress(output: NotebookNode, models: dict) -> bool:
 
 
 def _keep_used_widgets(notebook: NotebookNode) -> None:
-    """Keep the widget models that some output shows, or that act on one that is shown; number their identifiers."""
+    """Keep the widget models that an output shows, or that link two of them; number their identifiers."""
     models = _models(notebook)
     used: list[str] = []
 

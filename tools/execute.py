@@ -1,7 +1,7 @@
 """Execute the chapters, and the ledger after them.
 
-    python -m tools.execute --into DIR [--preset P] [NAME …]    copies for the book; unchanged ones are skipped
-    python -m tools.execute --in-place [NAME …]                 the notebooks themselves, for authors
+python -m tools.execute --into DIR [--preset P] [NAME …]    copies for the book; unchanged ones are skipped
+python -m tools.execute --in-place [NAME …]                 the notebooks themselves, for authors
 """
 
 import argparse
@@ -22,7 +22,12 @@ from tools.check import problems
 from tools.clean import clean
 from tools.pages import LEDGER, ROOT, notebooks
 
-CODE = ("lazylib/**/*.py", "chapters/claims.toml", "results/**/*", "requirements.txt")  # all that a chapter reads
+CODE = (
+    "lazylib/**/*.py",
+    "chapters/claims.toml",
+    "results/**/*",
+    "requirements.txt",
+)  # all that a chapter reads
 RECORDS = ROOT / "results" / "ledger"  # what chapters write and the ledger page reads
 
 
@@ -33,10 +38,14 @@ class ChapterFailed(Exception):
 def fingerprint(notebook: Path, preset: str, records: Path | None) -> str:
     """A hash of everything the result of executing `notebook` depends on; outputs that it holds do not count.
 
-    records: the folder of ledger records that the ledger page shows; None for a chapter, which only writes them.
+    records: the folder of ledger records that the ledger page shows; None for a chapter.
     """
     content = nbformat.read(notebook, as_version=4)
-    parts = [preset, sys.version, *(f"{cell.cell_type} {cell.metadata} {cell.source}" for cell in content.cells)]
+    parts = [
+        preset,
+        sys.version,
+        *(f"{cell.cell_type} {cell.metadata} {cell.source}" for cell in content.cells),
+    ]
     files = [path for pattern in CODE for path in sorted(ROOT.glob(pattern)) if RECORDS not in path.parents]
     files += sorted({*RECORDS.rglob("*.json"), *records.rglob("*.json")}) if records else []
     digest = hashlib.sha256("\0".join(parts).encode())
@@ -47,7 +56,7 @@ def fingerprint(notebook: Path, preset: str, records: Path | None) -> str:
 
 
 class PeakMemory:
-    """The largest resident memory of this process's children together, in MiB, while the `with` block runs."""
+    """The largest resident memory, in MiB, of this process's children together in the `with` block."""
 
     def __enter__(self) -> "PeakMemory":
         self.mib = 0.0
@@ -73,7 +82,7 @@ class PeakMemory:
 
 
 def execute(notebook: Path, output: Path, preset: str | None = None) -> dict[str, float]:
-    """Execute `notebook` into `output`, which appears only if all went well; returns the seconds and MiB it took.
+    """Execute `notebook` into `output`, which appears only if all went well; returns seconds and MiB.
 
     preset: passed as the chapter's parameter; None leaves the chapter's own.
     Raises ChapterFailed; what was executed until then is beside `output`, with `.failed` in its name.
@@ -124,10 +133,16 @@ def execute_changed(chosen: list[Path], into: Path, preset: str, records: Path) 
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="chapters to execute, e.g. 03_tau_plateau; default: all")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="chapters to execute, e.g. 03_tau_plateau; default: all"
+    )
     parser.add_argument("--into", type=Path, help="folder for the executed copies")
-    parser.add_argument("--in-place", action="store_true", help="put the outputs into the notebooks themselves")
+    parser.add_argument(
+        "--in-place", action="store_true", help="put the outputs into the notebooks themselves"
+    )
     parser.add_argument("--preset", default="laptop", help="smoke, laptop (default) or paper")
     given = parser.parse_args()
     if given.in_place == bool(given.into):
@@ -135,7 +150,9 @@ def main() -> int:
     chosen = [path for path in notebooks() if not given.names or path.stem in given.names]
     unknown = set(given.names) - {path.stem for path in chosen}
     if unknown:
-        parser.error(f"no such chapter: {', '.join(sorted(unknown))}; there are {[path.stem for path in notebooks()]}")
+        parser.error(
+            f"no such chapter: {', '.join(sorted(unknown))}; there are {[path.stem for path in notebooks()]}"
+        )
     try:
         if given.into:
             records = Path(os.environ.get("LAZYLIB_LEDGER", RECORDS))

@@ -9,7 +9,7 @@ LEDGER = "chapters/ledger"  # shows the records of all chapters, so it is execut
 
 
 def pages(root: Path = ROOT) -> list[str]:
-    """Every page of `root`/_toc.yml in reading order, as paths without suffix; the first is the introduction."""
+    """Every page of `root`/_toc.yml in reading order, paths without suffix; first the introduction."""
     toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
 
     def files(entries: list[dict]) -> list[str]:
@@ -33,7 +33,9 @@ def notebooks(root: Path = ROOT) -> list[Path]:
         if notebook.exists():
             found.append(notebook)
         elif not text.exists():
-            raise FileNotFoundError(f"_toc.yml names {page}, but there is neither {notebook.name} nor {text.name}")
+            raise FileNotFoundError(
+                f"_toc.yml names {page}, but there is neither {notebook.name} nor {text.name}"
+            )
     return sorted(found, key=lambda path: path == root / f"{LEDGER}.ipynb")
 
 

@@ -2,8 +2,8 @@
 
     python -m tools.readme
 
-Nothing is measured here: `make bench` and `make book` do, and this takes what they left in _build. A block whose
-source is missing stays as it was, and this is said.
+Nothing is measured here: `make bench` and `make book` do, and this takes what they left in _build. A block
+whose source is missing stays as it was, and this is said.
 """
 
 import base64
@@ -52,11 +52,13 @@ def claims() -> str | None:
         title = f"[{own[0]['title']}](chapters/{stem}.ipynb)" if own[0]["link"] else own[0]["title"]
         verdicts = " · ".join(f"{row['id']} {ledger.SYMBOLS[row['verdict']]}" for row in own)
         lines.append(f"| {title} | {verdicts} |")
-    return "\n".join([*lines, "", f"{ledger.summary(rows)}. ✓ holds, ≈ holds with a caveat, ✗ does not hold, – not run."])
+    return "\n".join(
+        [*lines, "", f"{ledger.summary(rows)}. ✓ holds, ≈ holds with a caveat, ✗ does not hold, – not run."]
+    )
 
 
 def picture() -> str | None:
-    """The figure of the cell tagged `readme`, written to picture.png or picture.svg, as a link with its alt text."""
+    """The figure of the cell tagged `readme`, written to picture.png or picture.svg; a link to it."""
     for chapter in chapters():
         for cell in nbformat.read(chapter, as_version=4).cells:
             if PICTURE_TAG not in cell.metadata.get("tags", []):
@@ -65,20 +67,32 @@ def picture() -> str | None:
                 for kind, name in (("image/svg+xml", "picture.svg"), ("image/png", "picture.png")):
                     if kind in output.get("data", {}):
                         data = output.data[kind]
-                        (ROOT / name).write_bytes(data.encode() if kind.endswith("xml") else base64.b64decode(data))
+                        (ROOT / name).write_bytes(
+                            data.encode() if kind.endswith("xml") else base64.b64decode(data)
+                        )
                         return f"![{cell.metadata['mystnb']['image']['alt']}]({name})"
     return None
 
 
-BLOCKS: dict[str, Callable[[], str | None]] = {"picture": picture, "ledger": claims, "times": times, "bench": bench}
+BLOCKS: dict[str, Callable[[], str | None]] = {
+    "picture": picture,
+    "ledger": claims,
+    "times": times,
+    "bench": bench,
+}
 
 
 def fill(text: str, name: str, content: str) -> str:
-    """`text` with `content` between the marks of block `name`; ValueError unless each mark is there once, in order."""
+    """`text` with `content` between the marks of block `name`; ValueError unless both marks are there."""
     start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
         raise ValueError(f"README.md must have {start} and, after it, {end}, each once")
-    return re.sub(f"{re.escape(start)}.*?{re.escape(end)}", lambda _: f"{start}\n{content}\n{end}", text, flags=re.DOTALL)
+    return re.sub(
+        f"{re.escape(start)}.*?{re.escape(end)}",
+        lambda _: f"{start}\n{content}\n{end}",
+        text,
+        flags=re.DOTALL,
+    )
 
 
 def main(path: Path = ROOT / "README.md") -> int:

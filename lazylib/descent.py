@@ -1,0 +1,56 @@
+"""Gradient descent as the papers ran it, as a generator: the caller owns the stop rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+
+def _steps(step, like: Tensor) -> Tensor:
+    step = torch.as_tensor(step, dtype=like.dtype, device=like.device)
+    if step.shape not in ((), (len(like),)):
+        raise ValueError(f"step must be one number or {len(like)} of them, one a run, got shape {tuple(step.shape)}.")
+    if not bool((torch.isfinite(step) & (step > 0)).all()):
+        raise ValueError(f"step must be finite and > 0, got {step.min().item()}.")
+    return step.expand(len(like)).unsqueeze(1)  # (B, 1)
+
+
+def gradient_descent(objective, step, *, momentum: float = 0.0) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Heavy-ball gradient descent u ← u + v, v ← momentum·v − step·∇F(w0 + u), from u = 0.
+
+    Yields (iteration k, displacement u_k (B, P), outputs h (B, n) at u_k) for k = 0, 1, 2, … without end: break
+    when you have seen enough.  u is updated in place: clone what you keep.  k steps of size η are the flow time kη.
+
+    Args: objective (see ``lazylib.objectives``), a step size > 0 (one, or one a run), momentum in [0, 1).
+    A run whose step is unstable overflows; test ``torch.isfinite(out)``.
+    """
+    if not 0 <= momentum < 1:
+        raise ValueError(f"momentum must lie in [0, 1), got {momentum}.")
+    u = torch.zeros_like(objective.w0)
+    velocity, step, k = torch.zeros_like(u), _steps(step, u), 0
+    while True:
+        g, out = objective.gradient(u)  # at the present u; the caller may stop before it is used
+        yield k, u, out
+        velocity.mul_(momentum).addcmul_(step, g, value=-1)
+        u += velocity
+        k += 1
+
+
+def sgd(gradient: Callable[[Tensor], tuple[Tensor, Tensor]], w0: Tensor, step) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Stochastic gradient descent w ← w − step·g, on batches that ``gradient`` draws.
+
+    Args:
+        gradient: function w (B, P) → (g (B, P), loss of the batch (B,)), a fresh batch at every call.
+        w0: initial parameters (B, P).     step: size > 0, one or one a run.
+
+    Yields (iteration k, w_k (B, P), loss of the batch drawn at w_k (B,)); w is updated in place.
+    """
+    w = w0.clone()
+    step, k = _steps(step, w), 0
+    while True:
+        g, loss = gradient(w)
+        yield k, w, loss
+        w.addcmul_(step, g, value=-1)
+        k += 1

@@ -1,0 +1,65 @@
+"""Run a notebook's code cells in this process, with parameters as papermill would inject them and lines replaced.
+
+For tests that plant an error in a chapter: no kernel is started, so a run costs what its cells cost.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import matplotlib
+import nbformat
+from matplotlib import pyplot as plt
+
+FOLDER = "__ledger__"  # name in the namespace: where the claims' records went
+
+
+def run_cells(
+    path: str | os.PathLike,
+    preset: str | None = "smoke",
+    patches: Mapping[str, str] | None = None,
+    parameters: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Execute the code cells in order, in one namespace, and return it.
+
+    preset: value of the parameter ``preset``; None leaves the notebook's own.
+    patches: old → new, replaced wherever old occurs in a code cell; AssertionError if it occurs nowhere.
+    parameters: further parameters, by name.
+
+    Records of claims go to a new temporary folder (see `verdicts`). What a cell raises is raised here.
+    """
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    sources = [cell.source for cell in cells]
+    for old, new in (patches or {}).items():
+        assert any(old in source for source in sources), f"{Path(path).name} has no code {old!r} to replace"
+        sources = [source.replace(old, new) for source in sources]
+
+    injected = dict(parameters or {}, **({} if preset is None else {"preset": preset}))
+    at = [i for i, cell in enumerate(cells) if "parameters" in cell.metadata.get("tags", [])]
+    assert at or not injected, f"{Path(path).name} has no cell tagged 'parameters'"
+    if injected:
+        lines = ["# Parameters", *(f"{name} = {value!r}" for name, value in injected.items())]
+        sources.insert(at[0] + 1, "\n".join(lines))
+
+    folder = tempfile.mkdtemp(prefix="ledger-")
+    namespace: dict[str, Any] = {"__name__": "__main__", "In": [""], FOLDER: folder}
+    with mock.patch.dict(os.environ, {"LAZYLIB_LEDGER": folder}), matplotlib.rc_context():
+        matplotlib.use("agg")
+        try:
+            for number, source in enumerate(sources):
+                namespace["In"].append(source)
+                exec(compile(source, f"{Path(path).name}[{number}]", "exec"), namespace)
+        finally:
+            plt.close("all")
+    return namespace
+
+
+def verdicts(where: Mapping[str, Any] | str | os.PathLike) -> dict[str, str]:
+    """Claim → verdict, of the records that `run_cells` wrote (pass its namespace) or that a folder holds."""
+    folder = Path(where[FOLDER] if isinstance(where, Mapping) else where)
+    records = [json.loads(file.read_text()) for file in folder.rglob("*.json")]
+    return {record["id"]: record["verdict"] for record in records}
