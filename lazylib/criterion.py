@@ -47,7 +47,7 @@ class Kappa(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """Relative changes over one gradient step, their first-order predictions, and κ; of `relative_changes`."""
+    """Relative changes over one gradient step, their first-order predictions, and κ."""
 
     objective: float
     jacobian: float
@@ -80,8 +80,9 @@ def jacobian_norm(h: Callable[[Tensor], Tensor], w: Tensor, *, tol: float = 1e-7
                   seed: int = 0) -> Norm:
     """‖Dh(w)‖ by Lanczos on Dh Dhᵀ (or DhᵀDh, whichever is smaller), with jvp and vjp only.
 
-    Arguments as in `kappa`. The value is within a relative `tol` of a singular value, in practice far closer and
-    the largest, or has converged=False after `steps` products. Raises ValueError if a value is not finite.
+    Arguments as in `kappa`. The value is within a relative `tol` of a singular value, in practice far closer
+    and the largest, or has converged=False after `steps` products. Raises ValueError if a value is not
+    finite.
     """
     _outputs(h, w)
     out = _flat(h)
@@ -99,8 +100,8 @@ def hessian_norm(h: Callable[[Tensor], Tensor], w: Tensor, *, starts: int = 16, 
 
     Each start alternates: u ← the eigenvector of H_ν of largest |eigenvalue| (Lanczos), then
     ν ← D²h[u, u] / ‖D²h[u, u]‖. The better half of the starts (at least 4) goes on by conjugate gradients on
-    the sphere, with exact line searches, until ‖H_ν u − σu‖ ≤ tol·σ, where σ = ‖D²h[u, u]‖; the relative error
-    of σ is of order tol² over the relative gap.
+    the sphere, with exact line searches, until ‖H_ν u − σu‖ ≤ tol·σ, where σ = ‖D²h[u, u]‖; the relative
+    error of σ is of order tol² over the relative gap.
 
     starts: number of random starts, at least 1; seed: of these starts; other arguments as in `kappa`.
     converged: the best start met `tol` in `steps` iterations. It does not certify a global maximum: raise
@@ -123,7 +124,7 @@ def hessian_norm(h: Callable[[Tensor], Tensor], w: Tensor, *, starts: int = 16, 
     bilinear, hessian = vmap(bilinear_one, chunk_size=chunk), vmap(hessian_one, chunk_size=chunk)
     u, nu = _random(w, starts, w.numel(), seed), _unit(_random(w, starts, n_out, seed + 1))
     # every second start looks at one random output alone: maxima may sit on few samples
-    nu[1::2] = torch.eye(n_out).to(nu)[nu[1::2].argmax(dim=1)]
+    nu[1::2] = torch.nn.functional.one_hot(nu[1::2].argmax(dim=1), n_out).to(nu)
     for _ in range(3):
         u = _lanczos(lambda v: hessian(nu, v), u, 8, 0.0)[1]
         q = bilinear(u, u)  # (starts, n_out)
@@ -139,9 +140,9 @@ def two_layer_kappa(x: Tensor, y: Tensor, a: Tensor, b: Tensor, scale: float = 1
     x: (n, d); y: (n,); a: (m,); b: (m, d), all of one float dtype; activation σ: "relu", "softplus", "gelu"
     or an elementwise function with two derivatives; tol: as in `hessian_norm`.
 
-    D²h is block diagonal in the neurons, so for each ν the spectral norm of H_ν is that of its largest block and
-    ‖D²h‖ = max_j ‖D²h_j‖. For ReLU, D²h_j[u, u] = 2·scale·α·A_j β with u = (α, β) and A_j the rows of x/√n
-    where neuron j is active; |α||β| ≤ ½ gives, exactly,
+    D²h is block diagonal in the neurons, so for each ν the spectral norm of H_ν is that of its largest block,
+    and ‖D²h‖ = max_j ‖D²h_j‖. For ReLU, D²h_j[u, u] = 2·scale·α·A_j β with u = (α, β) and A_j the rows
+    of x/√n where neuron j is active; |α||β| ≤ ½ gives, exactly,
 
         ‖D²h‖ = |scale| · max_j λ_max(1/n Σ_i 1[b_j·x_i > 0] x_i x_iᵀ)^½.
 
@@ -436,7 +437,7 @@ def _largest_gated(x: Tensor, gates: Tensor) -> float:
 
 
 def _neurons(x: Tensor, a: Tensor, z: Tensor, sigma: Callable) -> tuple[Callable, Callable, Tensor]:
-    """The products D²h_j[u, v] and H_ν u of all neurons at once, and the curvatures a_j σ''(b_j·x_i)·√n (m, n).
+    """The products D²h_j[u, v] and H_ν u of all neurons at once, and curvatures a_j σ''(b_j·x_i)·√n (m, n).
 
     u, v (m, 1+d) hold (α, β); outputs and ν are (m, n).
     """

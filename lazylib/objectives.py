@@ -5,9 +5,10 @@ therefore works on u, and the fused two-layer one evaluates h(w0 + u) − h(w0) 
 nearly equal numbers, which keeps float32 meaningful at any init scale.
 
 An objective holds a batch of B runs and offers
-    gradient(u) → (∇F (B, P), outputs h (B, n));   loss(outputs) → F (B,);
-    jvp(u, v) → Dh(w0+u) v (B, n);                 select(rows) → the objective of a sub-batch;
-    bytes_per_run: memory that one gradient takes for a run.
+    gradient(u) → (∇F (B, P), outputs h (B, n));     loss(outputs) → F (B,);
+    moved(rows, v) → rms over x of Dh(w0+u) v (k,), for k rows of the batch and v (k, P), at the u of the
+        latest gradient (None: not offered);
+    select(rows) → the objective of a sub-batch;     bytes_per_run: memory that one gradient takes for a run.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class SquareLoss:
     def __init__(self, net, w0: Tensor, x: Tensor, y: Tensor):
         self.net, self.w0, self.x, self.y = net, w0, x, y
         self.runs, self.size = w0.shape
+        self.latest = None  # u of the latest gradient
 
     @property
     def bytes_per_run(self) -> int:
@@ -61,18 +63,19 @@ class SquareLoss:
         return self.net(self.w0 + u, self.x if x is None else x)
 
     def gradient(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        self.latest = u
         out, vjp = torch.func.vjp(self.outputs, u)
         return vjp((out - self.y) / self.y.shape[1])[0], out
 
     def loss(self, out: Tensor) -> Tensor:
         return 0.5 * (out - self.y).square().mean(-1)
 
-    def residual_norm(self, out: Tensor) -> Tensor:
-        """Root mean square of h − y, (B,): the yardstick for errors of the outputs."""
-        return (out - self.y).square().mean(-1).sqrt()
-
     def jvp(self, u: Tensor, v: Tensor) -> Tensor:
+        """Dh(w0 + u) v, (B, n)."""
         return torch.func.jvp(self.outputs, (u,), (v,))[1]
+
+    def moved(self, rows: Tensor, v: Tensor) -> Tensor:
+        return self.select(rows).jvp(self.latest[rows], v).square().mean(-1).sqrt()
 
     def select(self, rows) -> SquareLoss:
         x = self.x if self.x.dim() == 2 else self.x[rows]
@@ -90,79 +93,89 @@ class FusedSquareLoss(SquareLoss):
     def __init__(self, net: TwoLayer, w0: Tensor, x: Tensor, y: Tensor):
         super().__init__(net, w0, x, y)
         self.base = self._base(x)
-        self.work = torch.empty_like(self.base[0])  # (B, m, n), overwritten by every evaluation
+        self._workspace()
+
+    def _workspace(self) -> None:
+        """relu(p) and r·1[p > 0], both (B, m, n): overwritten by every gradient."""
+        self.xt = self.x.mT.contiguous()  # (…, d, n)
+        self.relu, self.gated = torch.empty_like(self.base[0]), torch.empty_like(self.base[0])
 
     @property
     def bytes_per_run(self) -> int:
-        return 8 * self.w0.element_size() * (self.y.shape[1] * self.net.m + self.size)
+        n, d = self.x.shape[-2:]
+        return self.w0.element_size() * (4 * n * self.net.m + 2 * n * d + 8 * self.size)
 
     def _base(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """min(p0, 0) and −relu(p0), both (B, m, n), and h(w0) (B, n), in double precision until rounded."""
-        x64 = x.double()
+        xt = x.double().mT
         negative, floor, outputs = [], [], []
         for row, w in enumerate(self.w0.double()):  # one run at a time: double needs twice the memory
             a, b = self.net.split(w)
-            p0 = b @ (x64 if x.dim() == 2 else x64[row]).T  # (m, n)
+            p0 = b @ (xt if x.dim() == 2 else xt[row])  # (m, n)
             outputs.append((self.net.scale * (a @ p0.relu())).to(x.dtype))
             negative.append(p0.clamp(max=0).to(x.dtype))
             floor.append(-p0.relu().to(x.dtype))
         return torch.stack(negative), torch.stack(floor), torch.stack(outputs)
 
-    def _times_x(self, ub: Tensor, x: Tensor, out: Tensor, add: Tensor | None = None) -> Tensor:
-        """(add +) u_b·x into out: (B, m, d) and (n, d) or (B, n, d) → (B, m, n)."""
-        if x.dim() == 3:
-            return torch.bmm(ub, x.mT, out=out) if add is None else torch.baddbmm(add, ub, x.mT, out=out)
-        flat, flat_out = ub.reshape(-1, ub.shape[-1]), out.view(-1, out.shape[-1])
-        if add is None:
-            torch.mm(flat, x.T, out=flat_out)
-        else:
-            torch.addmm(add.view_as(flat_out), flat, x.T, out=flat_out)
-        return out
-
-    def _forward(self, u: Tensor, x: Tensor, base, work: Tensor) -> tuple[Tensor, Tensor]:
-        """Outputs (B, n); leaves relu(p) in ``work`` (B, m, n)."""
+    def _forward(self, u: Tensor, xt: Tensor, base, out: Tensor) -> Tensor:
+        """h(w0 + u) (B, n); leaves relu(p) in ``out`` (B, m, n)."""
         negative, floor, h0 = base
         ua, ub = self.net.split(u)
-        a = self.net.split(self.w0)[0] + ua
-        delta = self._times_x(ub, x, work, add=negative)
-        torch.maximum(delta, floor, out=delta)
-        change = torch.bmm(a.unsqueeze(1), delta) - torch.bmm(ua.unsqueeze(1), floor)  # (B, 1, n)
-        delta -= floor
-        return h0 + self.net.scale * change.squeeze(1), a
+        a = self.net.split(self.w0)[0] + ua  # (B, m)
+        if xt.dim() == 3:
+            torch.baddbmm(negative, ub, xt, out=out)
+        else:  # one matrix product for all runs
+            n = xt.shape[-1]
+            torch.addmm(negative.view(-1, n), ub.reshape(-1, len(xt)), xt, out=out.view(-1, n))
+        torch.maximum(out, floor, out=out)  # Δ
+        change = torch.bmm(a.unsqueeze(1), out) - torch.bmm(ua.unsqueeze(1), floor)  # (B, 1, n)
+        out -= floor
+        return h0 + self.net.scale * change.squeeze(1)
 
     def outputs(self, u: Tensor, x: Tensor | None = None) -> Tensor:
         if x is None or x is self.x:
-            return self._forward(u, self.x, self.base, self.work)[0]
+            return self._forward(u, self.xt, self.base, torch.empty_like(self.relu))
         base = self._base(x)
-        return self._forward(u, x, base, torch.empty_like(base[0]))[0]
+        return self._forward(u, x.mT.contiguous(), base, torch.empty_like(base[0]))
 
     def gradient(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        out, a = self._forward(u, self.x, self.base, self.work)
-        relu = self.work
+        self.latest = u
+        out = self._forward(u, self.xt, self.base, self.relu)
         r = (out - self.y) * (self.net.scale / self.y.shape[1])  # (B, n)
         grad = torch.empty_like(u)
         ga, gb = self.net.split(grad)
-        torch.bmm(relu, r.unsqueeze(2), out=ga.unsqueeze(2))
-        # r where p > 0, else 0, in place of relu(p)
-        torch.ops.aten.threshold_backward.grad_input(r.unsqueeze(1).expand_as(relu), relu, 0, grad_input=relu)
+        torch.bmm(self.relu, r.unsqueeze(2), out=ga.unsqueeze(2))
+        # r where p > 0, else 0
+        torch.ops.aten.threshold_backward.grad_input(
+            r.unsqueeze(1).expand_as(self.relu), self.relu, 0, grad_input=self.gated
+        )
         if self.x.dim() == 3:
-            torch.bmm(relu, self.x, out=gb)
+            torch.bmm(self.gated, self.x, out=gb)
         else:
-            gb.copy_((relu.view(-1, relu.shape[-1]) @ self.x).view_as(gb))
-        gb *= a.unsqueeze(2)
+            gb.copy_((self.gated.view(-1, self.gated.shape[-1]) @ self.x).view_as(gb))
+        gb *= (self.net.split(self.w0)[0] + self.net.split(u)[0]).unsqueeze(2)
         return grad, out
 
+    def _along(self, row: int, u: Tensor, v: Tensor, relu: Tensor) -> Tensor:
+        """Dh(w0 + u) v of one run, (n,), from its relu(p) (m, n)."""
+        (ua, _), (va, vb) = self.net.split(u), self.net.split(v)
+        xt = self.xt if self.xt.dim() == 2 else self.xt[row]
+        hidden = torch.ops.aten.threshold_backward(vb @ xt, relu, 0)  # (m, n)
+        return self.net.scale * (va @ relu + (self.net.split(self.w0[row])[0] + ua) @ hidden)
+
+    def moved(self, rows: Tensor, v: Tensor) -> Tensor:
+        parts = [self._along(r, self.latest[r], v[k], self.relu[r]) for k, r in enumerate(rows.tolist())]
+        return torch.stack(parts).square().mean(-1).sqrt()
+
     def jvp(self, u: Tensor, v: Tensor) -> Tensor:
-        _, a = self._forward(u, self.x, self.base, self.work)
-        va, vb = self.net.split(v)
-        moved = self._times_x(vb.contiguous(), self.x, torch.empty_like(self.work))  # (B, m, n)
-        along_a = torch.bmm(va.unsqueeze(1), self.work)
-        moved = torch.ops.aten.threshold_backward(moved, self.work, 0)
-        return self.net.scale * (along_a + torch.bmm(a.unsqueeze(1), moved)).squeeze(1)
+        relu = torch.empty_like(self.relu)
+        self._forward(u, self.xt, self.base, relu)
+        return torch.stack([self._along(r, u[r], v[r], relu[r]) for r in range(self.runs)])
 
     def select(self, rows) -> FusedSquareLoss:
         part = object.__new__(type(self))
-        SquareLoss.__init__(part, self.net, self.w0[rows], self.x if self.x.dim() == 2 else self.x[rows], self.y[rows])
+        x = self.x if self.x.dim() == 2 else self.x[rows]
+        SquareLoss.__init__(part, self.net, self.w0[rows], x, self.y[rows])
         part.base = tuple(piece[rows] for piece in self.base)
-        part.work = torch.empty_like(part.base[0])
+        part._workspace()
         return part

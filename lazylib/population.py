@@ -46,6 +46,8 @@ def population_loss(net: TwoLayer, w0: Tensor, teacher_net: TwoLayer, teacher: T
 class PopulationLoss:
     """See ``population_loss``.  "Outputs" of this objective are the risks themselves, (B, 1)."""
 
+    moved = None  # no finite set of outputs: a flow controls the displacement alone
+
     def __init__(self, net, w0: Tensor, teacher_net, teacher: Tensor, b_metric: float):
         self.net, self.w0, self.teacher_net, self.teacher, self.b_metric = net, w0, teacher_net, teacher, b_metric
         self.runs, self.size = w0.shape

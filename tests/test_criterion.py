@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch.func import hessian, jacfwd
 
-from lazylib.criterion import hessian_norm, jacobian_norm, kappa, relative_changes, two_layer_kappa
+from lazylib.criterion import (
+    _largest_gated,
+    hessian_norm,
+    jacobian_norm,
+    kappa,
+    relative_changes,
+    two_layer_kappa,
+)
 from lazylib.nets import ACTIVATIONS, TwoLayer
 
 F64 = torch.float64
@@ -132,6 +139,17 @@ def test_relu_closed_form_is_the_largest_of_all_neurons():
         every = torch.linalg.eigvalsh(torch.einsum("ji,ip,iq->jpq", gates, x, x) / n)[:, -1]
         k = two_layer_kappa(x, torch.zeros(n, dtype=F64), normal(m), b, scale=0.5)
         assert k.hessian_norm == pytest.approx(0.5 * every.max().sqrt().item(), rel=1e-11)
+
+
+def test_relu_closed_form_survives_misleading_bounds():
+    """190 patterns of eigenvalue 1, 18 of them equal, have larger bounds than the one of eigenvalue 1.05²."""
+    x = torch.eye(21, dtype=F64)
+    x[20, 20] = 1.05
+    i, j = torch.triu_indices(20, 20, offset=1)
+    gates = torch.ones(191, 21, dtype=torch.bool)
+    gates[range(190), i] = gates[range(190), j] = gates[:190, 20] = False
+    gates[190, :20] = False
+    assert _largest_gated(x, gates) == pytest.approx(1.05**2 / 21, rel=1e-12)
 
 
 def test_general_and_two_layer_paths_agree():

@@ -1,0 +1,79 @@
+"""Chapter 1 at the smoke preset: its claims hold, and a planted error turns just the claims that it breaks.
+
+At this size K1–K3 run on two trials and K4 up to width 1000, on which the exponents do not depend. The chapter is run
+once; for a planted error the cells that contain it, and the claims, are run again.
+"""
+
+import matplotlib
+import nbformat
+import pytest
+
+from tests.notebooks import run_cells, verdicts
+from tools.pages import ROOT
+
+CHAPTER = ROOT / "chapters" / "01_kappa_criterion.ipynb"
+HOLDS = {"K1": "holds with a caveat", "K2": "holds", "K3": "holds", "K4": "holds"}
+
+PLANTED = {  # name → (code to replace, claims that break)
+    "the second half of the neurons is not negated": (
+        {'symmetrized=start == "symmetrized"': "symmetrized=False"},
+        {"K2", "K3"},
+    ),
+    "the copies of a deep net differ": ({"torch.cat([w0, w0])": "torch.cat([w0, 1.01 * w0])"}, {"K3"}),
+    "the output is not centred": ({"y + alpha * h0).kappa": "y).kappa"}, {"K2"}),
+    "the weights are scaled by λ²": ({"parts(net, factor * w0, x, y)": "parts(net, factor**2 * w0, x, y)"}, {"K3"}),
+    "a layer too many": ({"(p.m,) * (q - 1)": "(p.m,) * q"}, {"K3"}),
+    "the scalings are swapped": (
+        {"lambda m: m**-0.5": "lambda m: 1 / m", "lambda m: 1 / m": "lambda m: m**-0.5"},
+        {"K4"},
+    ),
+    "1/√m for both scalings": ({"lambda m: 1 / m": "lambda m: m**-0.5"}, {"K4"}),
+    "κ without the targets": (
+        {"kappa = r0.norm().item()": "kappa = (alpha * (h0 - offset) / root).norm().item()"},
+        {"K1"},
+    ),
+    "κ with the squared residual": ({"kappa = r0.norm().item()": "kappa = r0.norm().item() ** 2"}, {"K1"}),
+    "κ of h in place of αh": (
+        {"kappa = r0.norm().item() * alpha": "kappa = ((h0 - offset - y) / root).norm().item() * alpha**2"},
+        {"K1"},
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def chapter():
+    """The chapter's namespace after an unchanged run."""
+    return run_cells(CHAPTER)
+
+
+def run_again(namespace, patches, records):
+    """Verdicts after the cells with a patch, and the claims, have been run again in a copy of the namespace."""
+    namespace = dict(namespace)
+    found = set()
+    for cell in nbformat.read(CHAPTER, as_version=4).cells:
+        touched = {old for old in patches if cell.cell_type == "code" and old in cell.source}
+        if touched or "ledger.check(" in cell.source:
+            source = cell.source
+            for k, old in enumerate(touched):  # in two passes, so that two patches can swap
+                source = source.replace(old, f"<{k}>")
+            for k, old in enumerate(touched):
+                source = source.replace(f"<{k}>", patches[old])
+            with matplotlib.rc_context():
+                exec(compile(source, CHAPTER.name, "exec"), namespace)
+        found |= touched
+    assert found == set(patches), f"the chapter has no code {set(patches) - found}"
+    return verdicts(records)
+
+
+def test_the_claims_hold(chapter):
+    assert verdicts(chapter) == HOLDS
+
+
+def test_running_again_changes_nothing(chapter, tmp_path):
+    assert run_again(chapter, {}, tmp_path / "ledger") == HOLDS
+
+
+@pytest.mark.parametrize(("patches", "broken"), PLANTED.values(), ids=PLANTED)
+def test_a_planted_error_turns_its_claims(chapter, patches, broken, tmp_path):
+    expected = {claim: "does not hold" if claim in broken else verdict for claim, verdict in HOLDS.items()}
+    assert run_again(chapter, patches, tmp_path / "ledger") == expected

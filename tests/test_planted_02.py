@@ -1,0 +1,42 @@
+"""Errors planted in the chapter on trajectories turn the claims that they break to "does not hold"."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.notebooks import run_cells, verdicts
+
+CHAPTER = Path(__file__).resolve().parents[1] / "chapters/02_trajectories.ipynb"
+NO = "does not hold"
+SWAPPED = {"TAUS = [p.tau_nonlazy, p.tau_lazy]": "TAUS = [p.tau_lazy, p.tau_nonlazy]"}
+SHORT = {  # steps, hence the flow times of all runs, a hundred times too small
+    "PLANE_STEP = 0.005": "PLANE_STEP = 0.005 / 100",
+    "step = np.minimum(10, 0.1 / np.square(TAUS))": "step = np.minimum(10, 0.1 / np.square(TAUS)) / 100",
+}
+UNBALANCED = {"torch.cat([a, -a, b": "torch.cat([a, a, b"}  # the second half adds to the first, it does not cancel it
+NO_CONTROL = {'"symmetrized": True': '"symmetrized": False'}
+
+
+def judged(patches: dict[str, str] | None = None) -> dict[str, str]:
+    return verdicts(run_cells(CHAPTER, patches=patches))
+
+
+def test_without_an_error_no_claim_falls():
+    assert judged() == {"T1": "holds", "T2": "holds with a caveat", "T3": "holds", "T4": "holds with a caveat"}
+
+
+@pytest.mark.parametrize(
+    ("patches", "fallen"),
+    [(SWAPPED, {"T1", "T2", "T3"}), (SHORT, {"T1", "T2", "T3", "T4"})],
+    ids=["initialization scales swapped", "horizon a hundred times too short"],
+)
+def test_a_planted_error_turns_the_claims_that_it_breaks(patches, fallen):
+    found = judged(patches)
+    assert {id for id, verdict in found.items() if verdict == NO} >= fallen, found
+
+
+def test_broken_symmetrization():
+    """In the plane the lazy neurons then move, to undo h(w0); elsewhere the control of T2 is no control any more."""
+    found = judged(UNBALANCED | NO_CONTROL)
+    assert found["T1"] == NO, found
+    assert found["T2"] != "holds with a caveat", found
