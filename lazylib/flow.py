@@ -20,10 +20,10 @@ from torch import Tensor
 from . import rkc
 from .memory import require_memory
 
-TURN = 1 / 40  # of rtol: how far, relative to ‖w‖, the error of a step may turn the features
+TURN = 1 / 30  # of rtol: how far, relative to ‖w‖, the error of a step may turn the features
 RADIUS_SAFETY = 1.1  # the power method finds λmax from below
 PROBE_EVERY = 3  # steps between two estimates of λmax
-BLOCK_BYTES = 8 << 20  # on a CPU, what a block of runs works on should stay in cache
+BLOCK_BYTES = 64 << 20  # on a CPU, what a block of runs works on should stay near the cores
 
 
 @dataclass
@@ -64,7 +64,7 @@ def gradient_flow(
 ) -> Flow:
     """Integrate u̇ = −∇F(w0 + u) from u = 0 to flow time T, for every run of ``objective``.
 
-    The error of one step may be rtol·‖u‖ in the displacement u = w − w0, rtol/40·‖w‖ in the weights (far from the
+    The error of one step may be rtol·‖u‖ in the displacement u = w − w0, rtol/30·‖w‖ in the weights (far from the
     lazy regime an error in the features stays for good) and rtol times the largest residual so far in the outputs.
     The default leaves the test loss at the end within a few per mille of a converged flow in and near the lazy
     regime, and within a few per cent deep in the feature-learning one (measured by ``make bench``).

@@ -77,7 +77,7 @@ class TwoLayer:
 
     def split(self, w: Tensor) -> tuple[Tensor, Tensor]:
         """Views a (…, m) and b (…, m, d) of w (…, P)."""
-        return w[..., : self.m], w[..., self.m :].unflatten(-1, (self.m, self.d))
+        return w[..., : self.m], w[..., self.m :].view(*w.shape[:-1], self.m, self.d)
 
     def __call__(self, w: Tensor, x: Tensor) -> Tensor:
         a, b = self.split(w)

@@ -97,6 +97,7 @@ class FusedSquareLoss(SquareLoss):
 
     def _workspace(self) -> None:
         """relu(p) and r·1[p > 0], both (B, m, n): overwritten by every gradient."""
+        self.a0 = self.net.split(self.w0)[0]  # (B, m)
         self.xt = self.x.mT.contiguous()  # (…, d, n)
         self.relu, self.gated = torch.empty_like(self.base[0]), torch.empty_like(self.base[0])
 
@@ -121,14 +122,13 @@ class FusedSquareLoss(SquareLoss):
         """h(w0 + u) (B, n); leaves relu(p) in ``out`` (B, m, n)."""
         negative, floor, h0 = base
         ua, ub = self.net.split(u)
-        a = self.net.split(self.w0)[0] + ua  # (B, m)
         if xt.dim() == 3:
             torch.baddbmm(negative, ub, xt, out=out)
         else:  # one matrix product for all runs
             n = xt.shape[-1]
             torch.addmm(negative.view(-1, n), ub.reshape(-1, len(xt)), xt, out=out.view(-1, n))
         torch.maximum(out, floor, out=out)  # Δ
-        change = torch.bmm(a.unsqueeze(1), out) - torch.bmm(ua.unsqueeze(1), floor)  # (B, 1, n)
+        change = torch.bmm((self.a0 + ua).unsqueeze(1), out) - torch.bmm(ua.unsqueeze(1), floor)  # (B, 1, n)
         out -= floor
         return h0 + self.net.scale * change.squeeze(1)
 
@@ -153,15 +153,15 @@ class FusedSquareLoss(SquareLoss):
             torch.bmm(self.gated, self.x, out=gb)
         else:
             gb.copy_((self.gated.view(-1, self.gated.shape[-1]) @ self.x).view_as(gb))
-        gb *= (self.net.split(self.w0)[0] + self.net.split(u)[0]).unsqueeze(2)
+        gb *= (self.a0 + u[:, : self.net.m]).unsqueeze(2)
         return grad, out
 
     def _along(self, row: int, u: Tensor, v: Tensor, relu: Tensor) -> Tensor:
         """Dh(w0 + u) v of one run, (n,), from its relu(p) (m, n)."""
-        (ua, _), (va, vb) = self.net.split(u), self.net.split(v)
+        va, vb = self.net.split(v)
         xt = self.xt if self.xt.dim() == 2 else self.xt[row]
         hidden = torch.ops.aten.threshold_backward(vb @ xt, relu, 0)  # (m, n)
-        return self.net.scale * (va @ relu + (self.net.split(self.w0[row])[0] + ua) @ hidden)
+        return self.net.scale * (va @ relu + (self.a0[row] + u[: self.net.m]) @ hidden)
 
     def moved(self, rows: Tensor, v: Tensor) -> Tensor:
         parts = [self._along(r, self.latest[r], v[k], self.relu[r]) for k, r in enumerate(rows.tolist())]
