@@ -6,27 +6,23 @@ LAZYLIB_LEDGER or else ``results/ledger``. A run with changed parameters has a s
 own. `table` and `html` put claims, live records and the committed ``results/ledger/paper`` side by side.
 """
 
-import hashlib
 import html as _html
 import json
 import math
 import os
-import platform
 import re
-import subprocess
 import time
 import tomllib
 import warnings
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from functools import lru_cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lazylib.stats import Estimate
+from .provenance import provenance
+from .stats import Estimate
 
 VERDICTS = {True: "holds", False: "does not hold", "caveat": "holds with a caveat",
             "not run": "not run at this scale"}
@@ -67,7 +63,7 @@ def check(id: str, holds: bool | str, value: Any = None, ci: Sequence[float] | N
     since = _run["since"]
     record = {"id": id, "verdict": verdict, "value": value, "ci": ci, "seeds": seeds and int(seeds),
               "detail": detail, "scale": _run["scale"], "parameters": _run["parameters"],
-              "seconds": since and round(time.perf_counter() - since, 1), **provenance(device)}
+              "seconds": since and round(time.perf_counter() - since, 1), **provenance(device or _run["parameters"].get("device"))}
     _checked[id] = verdict
     paper = f"; paper: {_number(claim['reference'])}" if "reference" in claim else ""
     shown = f": {_measured(record)}" if value is not None else ""
@@ -284,62 +280,3 @@ def _read(path: Path, scale: str, id: str) -> dict | None:
         problem = f"cannot be read ({type(error).__name__})"
     warnings.warn(f"{id} counts as not run: the record {path} {problem}.", stacklevel=3)
     return None
-
-
-def provenance(device: Any = None) -> dict[str, Any]:
-    """Date, device, versions and code state of a result, as its record has them.
-
-    device: "cuda…" or "auto" (a GPU if there is one); by default the chapter's parameter `device`, else the
-        CPU.
-    """
-    return {"date": datetime.now(timezone.utc).date().isoformat(), "versions": _versions(), "code": _code(),
-            "device": _device(device or _run["parameters"].get("device"))}
-
-
-def _device(device: Any) -> str:
-    """Name of the processor that computed."""
-    if str(device).startswith(("cuda", "auto")):
-        import torch
-        if torch.cuda.is_available():
-            return torch.cuda.get_device_name(None if device == "auto" else device)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{_cpu()}, {cores} cores"
-
-
-@lru_cache
-def _cpu() -> str:
-    try:
-        names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-@lru_cache
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in ("torch", "numpy", "scipy"):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            pass
-    return found
-
-
-@lru_cache
-def _code() -> dict[str, Any]:
-    """State of the code: git commit, whether lazylib differs from it, and a hash of lazylib's sources."""
-    folder = Path(__file__).resolve().parent
-    sources = b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))
-    state = {"commit": None, "changed": None, "lazylib": hashlib.sha256(sources).hexdigest()[:16]}
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(folder), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", "ledger.py")  # else the checkout around it is another project's
-        state.update(commit=git("rev-parse", "HEAD"), changed=bool(git("status", "--porcelain", "--", ".")))
-    except (OSError, subprocess.CalledProcessError):
-        pass  # no git, or no checkout: the hash alone identifies the code
-    return state

@@ -8,18 +8,13 @@ read here can run code.
 from __future__ import annotations
 
 import contextlib
-import copyreg
-import dis
 import functools
-import hashlib
 import inspect
 import io
 import itertools
 import os
-import sys
 import time
 import traceback
-import types
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,7 +27,10 @@ import torch
 import xarray as xr
 from tqdm.auto import tqdm
 
+from .identity import digest, identity, source
+
 Point = dict[str, Any]
+_LOADED = source()  # lazylib as it was loaded: a session may outlive an edit, with or without reloading
 _DAY = 86400.0  # seconds
 
 
@@ -83,8 +81,8 @@ def sweep(
     keys, folder = [""] * len(points), None
     if store is not None:
         folder = _open_store(store)
-        code = _identity(["lazylib", _LOADED, _source(), "fixed", sorted(fixed.items()), "run", run], {})
-        keys = [_digest(code, _identity(sorted(point.items()), {})).hex() for point in points]
+        code = identity(["lazylib", _LOADED, source(), "fixed", sorted(fixed.items()), "run", run], {})
+        keys = [digest(code, identity(sorted(point.items()), {})).hex() for point in points]
         files = {path.name.partition("-")[0]: path for path in folder.glob("*-*.nc")}
         cells = [_read(files[key], point) if key in files else None for key, point in zip(keys, points)]
 
@@ -114,9 +112,9 @@ def sweep(
 
 # ---- one cell ----
 
-def _cell(run, fixed, folder, where, source, i, point, key) -> tuple[int, xr.Dataset | None, str]:
+def _cell(run, fixed, folder, where, loaded, i, point, key) -> tuple[int, xr.Dataset | None, str]:
     """Compute (and store) one cell; returns its index, and the cell or else the text of what went wrong."""
-    if where != "here" and not _source() == _LOADED == source:
+    if where != "here" and not source() == _LOADED == loaded:
         raise RuntimeError("all processes must run the same lazylib, but its files differ from what this one "
                            "or a worker has loaded: restart Python (and the Dask workers)")
     if where == "process":
@@ -212,7 +210,7 @@ def _write(cell: xr.Dataset, point: Point, folder: Path, key: str) -> None:
     try:
         cell.assign_coords(point).to_netcdf(temporary, engine="h5netcdf")
         with open(temporary, "rb+") as file:
-            checksum = _digest(file.read()).hex()
+            checksum = digest(file.read()).hex()
             os.fsync(file.fileno())
         os.replace(temporary, folder / f"{key}-{checksum}.nc")
     finally:
@@ -226,134 +224,13 @@ def _write(cell: xr.Dataset, point: Point, folder: Path, key: str) -> None:
 def _read(path: Path, point: Point) -> xr.Dataset | None:
     """The stored cell, or None (and the file is gone) if its bytes are not those that were written."""
     data = path.read_bytes()
-    if _digest(data).hex() != path.stem.partition("-")[2]:
+    if digest(data).hex() != path.stem.partition("-")[2]:
         warnings.warn(f"the stored cell of {_text(point)} is damaged, it is computed again", stacklevel=3)
         path.unlink(missing_ok=True)
         return None
     # Units like "s" or "days since …" are the reader's text: decoding them would change the numbers to times.
     cell = xr.load_dataset(io.BytesIO(data), engine="h5netcdf", decode_times=False)
     return _conform(cell.drop_vars(list(point)), point)
-
-
-# ---- what made a cell ----
-
-_SCALARS = (type(None), bool, int, float, complex, str, bytes, type(...), type(NotImplemented))
-_CODE = ("co_code", "co_consts", "co_names", "co_varnames", "co_freevars", "co_cellvars", "co_flags",
-         "co_argcount", "co_posonlyargcount", "co_kwonlyargcount", "co_exceptiontable")  # no file, no line
-
-
-def _digest(*parts: bytes) -> bytes:
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "little") + part)
-    return digest.digest()
-
-
-def _identity(value: Any, seen: dict, name: str = "run") -> bytes:
-    """Digest of a value by its content, the same in every process: no address, file name or line number."""
-    kind = type(value)
-    head = f"{kind.__module__}.{kind.__qualname__}".encode()
-    if kind in _SCALARS:
-        return _digest(head, value if kind is bytes else repr(value).encode())
-    if id(value) not in seen:
-        seen[id(value)] = (b"being visited, %d" % len(seen), value)  # ends cycles; held, its id stays unique
-        parts = []
-        for part in _content(value, name):
-            name = part if type(part) is str else name  # in a pair (name, value), for the error message
-            parts.append(_identity(part, seen, name))
-        seen[id(value)] = (_digest(head, *parts), value)
-    return seen[id(value)][0]
-
-
-def _content(value: Any, name: str) -> Sequence:
-    """What a value consists of: functions and classes of the reader by their code, all else by its data."""
-    if type(value) in (list, tuple):
-        return value
-    if type(value) in (dict, types.MappingProxyType):
-        return list(value.items())
-    if type(value) in (set, frozenset):
-        return sorted(_identity(entry, {}, name) for entry in value)
-    if isinstance(value, (np.ndarray, np.generic)):
-        return [repr(value.dtype), value.shape, value.tolist() if value.dtype.hasobject else value.tobytes()]
-    if isinstance(value, torch.Tensor):
-        flat = value.detach().cpu().reshape(-1).view(torch.uint8)  # bytes: numpy has no bfloat16
-        return [str(value.dtype), tuple(value.shape), value.device.type, flat.numpy().tobytes()]
-    if isinstance(value, types.ModuleType):
-        return [value.__name__]
-    if isinstance(value, types.CodeType):
-        return [getattr(value, attribute) for attribute in _CODE]
-    if isinstance(value, types.FunctionType):
-        closure = [cell.cell_contents for cell in value.__closure__ or ()]
-        data = [value.__defaults__, value.__kwdefaults__, closure]
-        if not _elsewhere(value.__module__):
-            return [value.__code__, *data, sorted(_globals_used(value).items())]
-        # A function made by a call, say a transform of a net, carries data of ours.
-        return [value.__module__, value.__qualname__, *(data if "<locals>" in value.__qualname__ else ())]
-    if isinstance(value, type) and _elsewhere(value.__module__):
-        return [value.__module__, value.__qualname__]
-    if isinstance(value, type):
-        members = [(key, member) for key, member in sorted(vars(value).items()) if key != "_abc_impl"
-                   and (isinstance(member, types.FunctionType) or not key.startswith("__"))]
-        return [value.__qualname__, value.__bases__, members]
-    if isinstance(value, property):
-        return [value.fget, value.fset, value.fdel]
-    if isinstance(value, functools.cached_property):
-        return [value.func]
-    if hasattr(value, "__wrapped__"):  # lru_cache, staticmethod, classmethod
-        return [value.__wrapped__]
-    try:  # any other object by what pickle would write of it
-        registered = copyreg.dispatch_table.get(type(value))
-        reduced = registered(value) if registered else value.__reduce_ex__(2)
-    except Exception:
-        raise TypeError("what run uses must have a value by which to know stored cells again, but "
-                        f"{name!r} is a {type(value).__name__}: make it inside run, or sweep without store"
-                        ) from None
-    if isinstance(reduced, str):
-        return [getattr(value, "__module__", None), reduced]
-    return [list(part) if isinstance(part, Iterator) else part for part in reduced]
-
-
-def _globals_used(function: types.FunctionType) -> dict[str, Any]:
-    """Globals that a function and those defined in it load; of namespaces and modules, only attributes."""
-    used, codes = {}, [function.__code__]
-    for code in codes:  # grows while we read it
-        codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
-        steps = list(dis.get_instructions(code))
-        for step, then in zip(steps, steps[1:]):
-            name = step.argval
-            loads = "GLOBAL" in step.opname or step.opname == "LOAD_NAME"
-            if not loads or name not in function.__globals__:
-                continue
-            value = function.__globals__[name]
-            own = isinstance(value, types.ModuleType) and not _elsewhere(value.__name__)
-            attribute = then.opname in ("LOAD_ATTR", "LOAD_METHOD") and hasattr(value, then.argval)
-            if attribute and (own or type(value) is types.SimpleNamespace):
-                used[f"{name}.{then.argval}"] = getattr(value, then.argval)
-            else:
-                used[name] = value
-    return used
-
-
-def _elsewhere(module: str | None) -> bool:
-    """Is this a module of Python, of an installed package, or of lazylib (whose files count as a whole)?"""
-    package = (module or "builtins").partition(".")[0]
-    if package == __name__.partition(".")[0] or package in sys.stdlib_module_names:
-        return True
-    found = sys.modules.get(package)
-    places = [getattr(found, "__file__", None) or "", *getattr(found, "__path__", ())]
-    return any({"site-packages", "dist-packages"} & set(Path(place).parts) for place in places)
-
-
-def _source() -> bytes:
-    """Digest of lazylib's files as they are now."""
-    root = Path(__file__).parent
-    parts = []
-    for file in sorted(root.rglob("*.py")):
-        parts += [file.relative_to(root).as_posix().encode(), file.read_bytes()]
-    return _digest(*parts)
-
-
-_LOADED = _source()  # as they were when loaded: a session may outlive an edit, with or without reloading
 
 
 # ---- arguments and workers ----

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from lazylib import ledger
+from lazylib import ledger, provenance
 from lazylib.stats import Estimate
 
 IDS = ("K1 K2 K3 K4 T1 T2 T3 T4 P1 P2 P3 P4 P5 S1 S2 A1 L1 L2 C1 C2 C3 C4 W1 B1 B2 B3 B4 "
@@ -202,7 +202,7 @@ def test_html_says_it_in_words_and_links_existing_chapters_only(book):
     assert "κ &lt; 1 <i>(COB)</i>" in row
     assert "0.1 &lt; κ, 3 seeds<br>a &lt;b&gt; &amp; c" in row and "<b> &" not in row
     assert "0.25 [0.2, 0.3], 30 seeds" in row and "≈ holds with a caveat" in row  # the live verdict differs
-    assert row.count("✗ does not hold") == 1 and ledger._cpu() in row.replace("&amp;", "&")
+    assert row.count("✗ does not hold") == 1 and provenance._cpu() in row.replace("&amp;", "&")
     assert html.count("<tr id=") == 41 and "✗" not in html[html.index('id="claim-K2"'):]
     assert "– not run yet" in html[html.index('id="claim-K2"'):]
 
@@ -225,7 +225,7 @@ def test_the_code_state_follows_the_sources(tmp_path):
     """A copy of the module with one byte more has another hash; outside a checkout there is no commit."""
     package = shutil.copytree(Path(ledger.__file__).parent, tmp_path / "lazylib")
     source = (package / "ledger.py").read_text(encoding="utf-8")
-    program = "import json; from lazylib import ledger; print(json.dumps(ledger._code()))"
+    program = "import json; from lazylib import provenance; print(json.dumps(provenance._code()))"
     states = []
     for text in (source, source + "\n"):
         (package / "ledger.py").write_text(text, encoding="utf-8")

@@ -38,7 +38,7 @@ def log(tmp_path, monkeypatch):
     monkeypatch.setenv("RUN_LOG", str(tmp_path / "log"))
     monkeypatch.delenv("LAZYLIB_JOBS", raising=False)
     monkeypatch.delenv("LAZYLIB_SCHEDULER", raising=False)
-    monkeypatch.setattr(module, "_LOADED", module._source())  # someone may edit lazylib while the tests run
+    monkeypatch.setattr(module, "_LOADED", module.source())  # someone may edit lazylib while the tests run
 
     def lines():
         path = tmp_path / "log"
