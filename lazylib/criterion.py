@@ -26,14 +26,9 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vjp, vmap
 
+from .maximize import Norm, climb, lanczos, operator_norm, random_rows, require_finite, unit
 from .nets import ACTIVATIONS
-
-
-class Norm(NamedTuple):
-    """An operator norm: its value, and whether the iteration met its tolerance."""
-
-    value: float
-    converged: bool
+from .neurons import largest_gated, largest_neuron
 
 
 class Kappa(NamedTuple):
@@ -91,7 +86,7 @@ def jacobian_norm(h: Callable[[Tensor], Tensor], w: Tensor, *, tol: float = 1e-7
     def push(u):
         return jvp(out, (w,), (u,))[1]
 
-    return _operator_norm(push, lambda v: pull(v)[0], w, out(w), tol, steps, seed)
+    return operator_norm(push, lambda v: pull(v)[0], w, out(w), tol, steps, seed)
 
 
 def hessian_norm(h: Callable[[Tensor], Tensor], w: Tensor, *, starts: int = 16, tol: float = 1e-5,
@@ -122,15 +117,15 @@ def hessian_norm(h: Callable[[Tensor], Tensor], w: Tensor, *, starts: int = 16, 
         return jvp(lambda p: vjp(out, p)[1](nu)[0], (w,), (u,))[1]
 
     bilinear, hessian = vmap(bilinear_one, chunk_size=chunk), vmap(hessian_one, chunk_size=chunk)
-    u, nu = _random(w, starts, w.numel(), seed), _unit(_random(w, starts, n_out, seed + 1))
+    u, nu = random_rows(w, starts, w.numel(), seed), unit(random_rows(w, starts, n_out, seed + 1))
     # every second start looks at one random output alone: maxima may sit on few samples
     nu[1::2] = torch.nn.functional.one_hot(nu[1::2].argmax(dim=1), n_out).to(nu)
     for _ in range(3):
-        u = _lanczos(lambda v: hessian(nu, v), u, 8, 0.0)[1]
+        u = lanczos(lambda v: hessian(nu, v), u, 8, 0.0)[1]
         q = bilinear(u, u)  # (starts, n_out)
-        nu = _unit(q)
+        nu = unit(q)
     best = q.norm(dim=1).topk(min(starts, max(4, starts // 2))).indices
-    return _climb(bilinear, hessian, u[best], tol, steps)[0]
+    return climb(bilinear, hessian, u[best], tol, steps)[0]
 
 
 def two_layer_kappa(x: Tensor, y: Tensor, a: Tensor, b: Tensor, scale: float = 1.0,
@@ -161,16 +156,16 @@ def two_layer_kappa(x: Tensor, y: Tensor, a: Tensor, b: Tensor, scale: float = 1
     z = b @ x.T  # (m, n)
     phi, slope = jvp(sigma, (z,), (torch.ones_like(z),))  # (m, n), (m, n)
     h0 = scale * (a @ phi)  # (n,)
-    _finite(h0)
+    require_finite(h0)
     residual = _empirical_norm(h0 - _targets(y, h0))
-    _finite(slope, "the derivatives of h at w0")
+    require_finite(slope, "the derivatives of h at w0")
     kernel = phi.T @ phi + ((slope * a[:, None] ** 2).T @ slope) * (x @ x.T)  # (n, n)
     jacobian = abs(scale) * math.sqrt(max(torch.linalg.eigvalsh(kernel)[-1].item(), 0.0) / n)
     if sigma in (torch.relu, torch.nn.functional.relu):
-        hessian = Norm(_largest_gated(x, z > 0) ** 0.5, True)
+        hessian = Norm(largest_gated(x, z > 0) ** 0.5, True)
     else:
         del phi, kernel
-        hessian = _largest_neuron(x, a, z, slope, sigma, tol, keep=max(64, m // 20))
+        hessian = largest_neuron(x, a, z, slope, sigma, tol, keep=max(64, m // 20))
     return _kappa(residual, Norm(jacobian, True), hessian._replace(value=abs(scale) * hessian.value))
 
 
@@ -205,7 +200,7 @@ def relative_changes(h: Callable[[Tensor], Tensor], w0: Tensor, y: Tensor, step:
     f1 = 0.5 * (h1 - target).square().sum().item()
     if not math.isfinite(f1):
         raise ValueError(f"F must stay finite over the step: step = {step:g} is too long.")
-    change = _operator_norm(lambda u: jvp(out, (w1,), (u,))[1] - jvp(out, (w0,), (u,))[1],
+    change = operator_norm(lambda u: jvp(out, (w1,), (u,))[1] - jvp(out, (w0,), (u,))[1],
                             lambda v: pull1(v)[0] - pull0(v)[0], w0, h0, 1e-6, 300, seed)
     return Changes(
         objective=abs(f1 - f0) / f0,
@@ -220,11 +215,6 @@ def relative_changes(h: Callable[[Tensor], Tensor], w0: Tensor, y: Tensor, step:
 # --- checks, norms ------------------------------------------------------------------------------------------
 
 
-def _finite(value: Tensor, name: str = "h(w0) and y") -> None:
-    if not torch.isfinite(value).all():
-        raise ValueError(f"{name} must be finite, got inf or NaN.")
-
-
 def _outputs(h: Callable, w: Tensor) -> Tensor:
     if w.ndim != 1 or not w.is_floating_point():
         raise ValueError("w must be one flat vector of floats (P,), e.g. one row w[i] of a batch, "
@@ -233,14 +223,14 @@ def _outputs(h: Callable, w: Tensor) -> Tensor:
         outputs = h(w)
     if outputs.ndim not in (1, 2) or outputs.numel() == 0:
         raise ValueError(f"h(w) must have shape (n,) or (n, k), got {tuple(outputs.shape)}.")
-    _finite(outputs)
+    require_finite(outputs)
     return outputs
 
 
 def _targets(y: Tensor, outputs: Tensor) -> Tensor:
     if y.shape != outputs.shape:
         raise ValueError(f"y must have the shape {tuple(outputs.shape)} of h(w0), got {tuple(y.shape)}.")
-    _finite(y)
+    require_finite(y)
     return y.to(outputs)
 
 
@@ -263,235 +253,3 @@ def _flat(h: Callable) -> Callable:
         return outputs.reshape(-1) / math.sqrt(outputs.shape[0])
 
     return out
-
-
-def _random(like: Tensor, rows: int, columns: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)  # on the CPU: the same starts on every device
-    return torch.randn(rows, columns, generator=generator, dtype=torch.float64).to(like)
-
-
-def _unit(v: Tensor) -> Tensor:
-    norm = v.norm(dim=-1, keepdim=True)
-    return torch.where(norm > 0, v / norm, 0.0)
-
-
-# --- iterations, batched over rows --------------------------------------------------------------------------
-
-
-def _lanczos(op: Callable, start: Tensor, steps: int, tol: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Eigenpairs of largest |eigenvalue| of symmetric operators, one a row of start (R, D).
-
-    Returns values (R,), unit vectors (R, D) and residual norms (R,).
-    Full reorthogonalization: the bases are short, and small against the net's activations.
-    """
-    rows, size = start.shape
-    steps = min(steps, size)
-    basis = start.new_zeros(rows, steps, size)
-    matrix = start.new_zeros(rows, steps, steps)
-    v = _unit(start)  # (R, D)
-    for k in range(steps):
-        basis[:, k] = v
-        r = op(v)  # (R, D)
-        _finite(r, "the derivatives of h at w0")
-        matrix[:, k, k] = (v * r).sum(dim=1)
-        known = basis[:, : k + 1]  # (R, k+1, D)
-        for _ in range(2):
-            r = r - torch.einsum("rk,rkd->rd", torch.einsum("rkd,rd->rk", known, r), known)
-        beta = r.norm(dim=1)  # (R,)
-        values, vectors = torch.linalg.eigh(matrix[:, : k + 1, : k + 1])
-        top = values.abs().argmax(dim=1)  # (R,)
-        theta = values.gather(1, top[:, None])[:, 0]  # (R,)
-        weights = vectors.gather(2, top[:, None, None].expand(-1, k + 1, 1))[:, :, 0]  # (R, k+1)
-        residual = beta * weights[:, -1].abs()  # (R,)
-        # an invariant subspace is exhausted when beta is rounding: going on would divide noise by noise
-        beta = torch.where(beta > 10 * torch.finfo(r.dtype).eps * values.abs().amax(dim=1), beta, 0.0)
-        if k + 1 == steps or bool((residual <= tol * theta.abs()).all()) or not beta.any():
-            break
-        matrix[:, k, k + 1] = matrix[:, k + 1, k] = beta
-        v = torch.where(beta[:, None] > 0, r / beta[:, None], 0.0)
-    return theta, torch.einsum("rk,rkd->rd", weights, known), residual
-
-
-def _operator_norm(
-    push: Callable, pull: Callable, w: Tensor, out: Tensor, tol: float, steps: int, seed: int
-) -> Norm:
-    """Largest singular value of push: (P,) → (N,), pull its transpose, by Lanczos on the smaller side."""
-    tol = max(tol, 20 * torch.finfo(out.dtype).eps)
-    small, there, back = (out, pull, push) if out.numel() <= w.numel() else (w, push, pull)
-    start = _random(small, 1, small.numel(), seed)
-    theta, _, residual = _lanczos(lambda v: back(there(v[0]))[None], start, steps, tol)
-    theta, residual = theta.item(), residual.item()
-    return Norm(max(theta, 0.0) ** 0.5, small.numel() <= steps or residual <= tol * theta)
-
-
-def _climb(
-    bilinear: Callable, hessian: Callable, u: Tensor, tol: float, steps: int
-) -> tuple[Norm, Tensor, Tensor]:
-    """Maximize ‖D²h[u, u]‖ over unit u, all rows of u (R, P) at once; returns the best, and all values and u.
-
-    Polak–Ribière conjugate gradients; on a great circle u cos t + p sin t the function is a small polynomial
-    in (cos t, sin t), so each line search is exact.
-    """
-    tol = max(tol, 1e3 * torch.finfo(u.dtype).eps)
-    q, p, gradient, norm2 = bilinear(u, u), None, None, None  # (R, N)
-    for k in range(steps + 1):
-        sigma = q.norm(dim=1, keepdim=True)  # (R, 1)
-        new = hessian(_unit(q), u)  # (R, P)
-        new = new - (new * u).sum(dim=1, keepdim=True) * u
-        done = new.norm(dim=1) <= tol * sigma[:, 0]  # (R,)
-        if bool(done.all()) or k == steps:
-            break
-        new = _unit(new) * (new.norm(dim=1, keepdim=True) / sigma.clamp_min(torch.finfo(u.dtype).tiny))
-        if p is None:
-            p = new
-        else:
-            beta = ((new * (new - gradient)).sum(dim=1, keepdim=True) / norm2).clamp_min(0.0)
-            p = new + torch.where(norm2 > 0, beta, 0.0) * p
-        gradient, norm2 = new, new.square().sum(dim=1, keepdim=True)
-        p = p - (p * u).sum(dim=1, keepdim=True) * u
-        length = p.norm(dim=1, keepdim=True)
-        direction = _unit(p)
-        q_up, q_pp = bilinear(u, direction), bilinear(direction, direction)  # (R, N)
-        t = _best_angle(q, q_up, q_pp)[:, None]  # (R, 1)
-        c, s = t.cos(), t.sin()
-        p = (c * direction - s * u) * length  # transported along the circle
-        u = _unit(c * u + s * direction)
-        q = c * c * q + 2 * c * s * q_up + s * s * q_pp
-    values = bilinear(u, u).norm(dim=1)
-    _finite(values, "the second derivatives of h at w0")
-    best = values.argmax()
-    return Norm(values[best].item(), bool(done[best])), values, u
-
-
-def _best_angle(q_uu: Tensor, q_up: Tensor, q_pp: Tensor) -> Tensor:
-    """The t in [−π/2, π/2) that maximizes ‖cos²t q_uu + sin 2t q_up + sin²t q_pp‖; q (R, N), t (R,)."""
-    q = torch.stack([q_uu, q_up, q_pp], dim=1)  # (R, 3, N)
-    q = q / q.abs().amax(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(q.dtype).tiny)
-    gram = q @ q.mT  # (R, 3, 3)
-
-    def terms(t):
-        c, s = (2 * t).cos(), (2 * t).sin()
-        return torch.stack([(1 + c) / 2, s, (1 - c) / 2], -1), torch.stack([-s, 2 * c, s], -1), \
-            torch.stack([-2 * c, -4 * s, 2 * c], -1)
-
-    grid = torch.arange(-32, 32, device=q.device, dtype=q.dtype) * (math.pi / 64)
-    f = terms(grid)[0]  # (64, 3)
-    t = grid[torch.einsum("ti,rij,tj->rt", f, gram, f).argmax(dim=1)]  # (R,)
-    for _ in range(6):
-        f, f1, f2 = terms(t)  # (R, 3)
-        gf = torch.einsum("rij,rj->ri", gram, f)
-        first = (f1 * gf).sum(dim=1)
-        second = (f2 * gf).sum(dim=1) + torch.einsum("ri,rij,rj->r", f1, gram, f1)
-        t = t + torch.where(second < 0, -first / second, 0.0).clamp(-math.pi / 64, math.pi / 64)
-    return t
-
-
-# --- two-layer nets, neuron by neuron -----------------------------------------------------------------------
-
-
-def _largest_gated(x: Tensor, gates: Tensor) -> float:
-    """max_j λ_max(1/n Σ_i gates_ji x_i x_iᵀ), exactly; x (n, d), gates (m, n) boolean.
-
-    Upper bounds ‖M^8‖_F^(1/8) in float32 sort the neurons; eigenvalues are then computed in the dtype of x,
-    from the largest bound down, until no bound is left above the best eigenvalue.
-    """
-    n = x.shape[0]
-    unit = x / x.norm(dim=1).amax().clamp_min(torch.finfo(x.dtype).tiny)
-    scale = x.norm(dim=1).amax().item() ** 2 / n
-    if n < x.shape[1]:  # only n dimensions matter: rotate x into them
-        unit = torch.linalg.qr(unit.T, mode="r")[1].T  # (n, n)
-    d = unit.shape[1]
-    # symmetrized nets hold each activation pattern twice, small problems many times
-    key = gates.to(torch.float64) @ _random(unit.to(torch.float64), 1, n, 0)[0]  # (m,)
-    order = key.argsort()
-    first = torch.ones_like(order, dtype=torch.bool)
-    first[1:] = key[order][1:] != key[order][:-1]
-    gates = gates[order[first]]
-
-    i, j = torch.triu_indices(d, d, device=x.device)
-    single = unit.to(torch.float32)
-    pairs = single[:, i] * single[:, j]  # (n, d(d+1)/2)
-    bounds = []
-    for block in gates.split(512):
-        upper = block.to(torch.float32) @ pairs  # (c, d(d+1)/2)
-        m = single.new_empty(len(block), d, d)
-        m[:, i, j] = upper
-        m[:, j, i] = upper
-        bound, power = torch.linalg.matrix_norm(m), 1  # (c,)
-        m /= bound[:, None, None].clamp_min(1e-30)
-        for _ in range(3):
-            m = m @ m
-            norm, power = torch.linalg.matrix_norm(m), 2 * power
-            m /= norm[:, None, None].clamp_min(1e-30)
-            bound = bound * norm ** (1 / power)
-        bounds.append(bound)
-    # the margin covers float32 rounding
-    bound, order = (torch.cat(bounds) * (1 + 1e-4)).sort(descending=True)
-    best = 0.0
-    for k in range(0, len(order), 64):
-        if bound[k].item() <= best:
-            break
-        active = gates[order[k : k + 64]].to(x.dtype)[:, :, None] * unit  # (64, n, d)
-        best = max(best, torch.linalg.eigvalsh(active.mT @ active)[:, -1].max().item())
-    return best * scale
-
-
-def _neurons(x: Tensor, a: Tensor, z: Tensor, sigma: Callable) -> tuple[Callable, Callable, Tensor]:
-    """The products D²h_j[u, v] and H_ν u of all neurons at once, and curvatures a_j σ''(b_j·x_i)·√n (m, n).
-
-    u, v (m, 1+d) hold (α, β); outputs and ν are (m, n).
-    """
-    ones = torch.ones_like(z)
-    slope, curvature = jvp(lambda s: jvp(sigma, (s,), (ones,))[1], (z,), (ones,))  # (m, n)
-    curvature = curvature * a[:, None]
-    x = x / math.sqrt(x.shape[0])
-    curvature = curvature * math.sqrt(x.shape[0])  # two factors of x/√n, one of 1/√n
-
-    def bilinear(u, v):
-        zu, zv = u[:, 1:] @ x.T, v[:, 1:] @ x.T  # (m, n)
-        return slope * (u[:, :1] * zv + v[:, :1] * zu) + curvature * zu * zv
-
-    def hessian(nu, u):
-        zu = u[:, 1:] @ x.T  # (m, n)
-        output = (nu * slope * zu).sum(dim=1, keepdim=True)  # (m, 1)
-        return torch.cat([output, (nu * (slope * u[:, :1] + curvature * zu)) @ x], dim=1)
-
-    return bilinear, hessian, curvature
-
-
-def _largest_neuron(
-    x: Tensor, a: Tensor, z: Tensor, slope: Tensor, sigma: Callable, tol: float, keep: int
-) -> Norm:
-    """max_j ‖D²h_j‖ by ascent from five starts u = (α, β) a neuron.
-
-    Two are (1, ±β)/√2 with β the leading singular vector (8 Lanczos steps) of the mixed derivative
-    β → σ'(b_j·x_i) β·x_i; three are (0, x_i/|x_i|) with i the samples of largest |σ''(b_j·x_i)| |x_i|².
-    The best `keep` of each kind climb 15 steps, the best 32 of all to the top.
-    """
-    first = _random(x, 1, x.shape[1], 0)
-    localized = min(3, len(x))
-    kinds: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(2 + localized)]
-    length = x.norm(dim=1)  # (n,)
-    for rows in torch.arange(len(a), device=x.device).split(1024):
-        s2 = slope[rows].square()  # (c, n)
-        beta = _lanczos(lambda v: (s2 * (v @ x.T)) @ x, first.expand(len(rows), -1), 8, 0.0)[1]  # (c, d)
-        bilinear, hessian, curvature = _neurons(x, a[rows], z[rows], sigma)
-        samples = (curvature.abs() * length**2).topk(localized, dim=1).indices  # (c, 3)
-        one = torch.ones_like(beta[:, :1])
-        heads = [one, one] + [0 * one] * localized
-        tails = [beta, -beta] + [x[i] for i in samples.T]
-        for kind, head, tail in zip(kinds, heads, tails, strict=True):
-            u = _unit(torch.cat([head, tail], dim=1))  # (c, 1+d)
-            kind.append((bilinear(u, u).norm(dim=1), u))
-    chosen, starts = [], []
-    for kind in kinds:
-        best = torch.cat([values for values, _ in kind]).topk(min(keep, len(a))).indices
-        chosen.append(best)
-        starts.append(torch.cat([u for _, u in kind])[best])
-    rows, u = torch.cat(chosen), torch.cat(starts)
-    for steps, count in ((15, 32), (500, 1)):
-        bilinear, hessian, _ = _neurons(x, a[rows], z[rows], sigma)
-        norm, values, u = _climb(bilinear, hessian, u, tol, steps)
-        best = values.topk(min(count, len(rows))).indices
-        rows, u = rows[best], u[best]
-    return norm

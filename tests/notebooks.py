@@ -15,7 +15,7 @@ import matplotlib
 import nbformat
 from matplotlib import pyplot as plt
 
-FOLDER = "__ledger__"  # name in the namespace: where the claims' records went
+VERDICTS = "__verdicts__"  # name in the namespace: claim → verdict
 
 
 def run_cells(
@@ -30,7 +30,8 @@ def run_cells(
     patches: old → new, replaced wherever old occurs in a code cell; AssertionError if it occurs nowhere.
     parameters: further parameters, by name.
 
-    Records of claims go to a new temporary folder (see `verdicts`). What a cell raises is raised here.
+    Records of claims go to a temporary folder and are kept in the namespace (see `verdicts`). What a cell raises is
+    raised here.
     """
     cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
     sources = [cell.source for cell in cells]
@@ -45,9 +46,12 @@ def run_cells(
         lines = ["# Parameters", *(f"{name} = {value!r}" for name, value in injected.items())]
         sources.insert(at[0] + 1, "\n".join(lines))
 
-    folder = tempfile.mkdtemp(prefix="ledger-")
-    namespace: dict[str, Any] = {"__name__": "__main__", "In": [""], FOLDER: folder}
-    with mock.patch.dict(os.environ, {"LAZYLIB_LEDGER": folder}), matplotlib.rc_context():
+    namespace: dict[str, Any] = {"__name__": "__main__", "In": [""]}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch.dict(os.environ, {"LAZYLIB_LEDGER": folder}),
+        matplotlib.rc_context(),
+    ):
         matplotlib.use("agg")
         try:
             for number, source in enumerate(sources):
@@ -55,11 +59,13 @@ def run_cells(
                 exec(compile(source, f"{Path(path).name}[{number}]", "exec"), namespace)
         finally:
             plt.close("all")
+        namespace[VERDICTS] = verdicts(folder)
     return namespace
 
 
 def verdicts(where: Mapping[str, Any] | str | os.PathLike) -> dict[str, str]:
-    """Claim → verdict, of the records that `run_cells` wrote (pass its namespace) or that a folder holds."""
-    folder = Path(where[FOLDER] if isinstance(where, Mapping) else where)
-    records = [json.loads(file.read_text()) for file in folder.rglob("*.json")]
+    """Claim → verdict, from the namespace that `run_cells` returned or from a folder of records."""
+    if isinstance(where, Mapping):
+        return where[VERDICTS]
+    records = [json.loads(file.read_text(encoding="utf-8")) for file in Path(where).rglob("*.json")]
     return {record["id"]: record["verdict"] for record in records}

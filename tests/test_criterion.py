@@ -7,7 +7,6 @@ import torch
 from torch.func import hessian, jacfwd
 
 from lazylib.criterion import (
-    _largest_gated,
     hessian_norm,
     jacobian_norm,
     kappa,
@@ -15,6 +14,7 @@ from lazylib.criterion import (
     two_layer_kappa,
 )
 from lazylib.nets import ACTIVATIONS, TwoLayer
+from lazylib.neurons import largest_gated
 
 F64 = torch.float64
 
@@ -149,7 +149,7 @@ def test_relu_closed_form_survives_misleading_bounds():
     gates = torch.ones(191, 21, dtype=torch.bool)
     gates[range(190), i] = gates[range(190), j] = gates[:190, 20] = False
     gates[190, :20] = False
-    assert _largest_gated(x, gates) == pytest.approx(1.05**2 / 21, rel=1e-12)
+    assert largest_gated(x, gates) == pytest.approx(1.05**2 / 21, rel=1e-12)
 
 
 def test_general_and_two_layer_paths_agree():

@@ -21,6 +21,11 @@ def judged(patches: dict[str, str] | None = None) -> dict[str, str]:
     return verdicts(run_cells(CHAPTER, patches=patches))
 
 
+def test_an_error_that_cannot_be_planted_is_noticed():
+    with pytest.raises(AssertionError, match="no code"):
+        judged({"a line that the chapter does not have": ""})
+
+
 def test_without_an_error_no_claim_falls():
     assert judged() == {"T1": "holds", "T2": "holds with a caveat", "T3": "holds", "T4": "holds with a caveat"}
 
