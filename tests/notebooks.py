@@ -1,4 +1,4 @@
-"""Run a notebook's code cells in this process, with parameters as papermill would inject them and lines replaced.
+"""Run a notebook's code cells in this process, with parameters as papermill injects them and code replaced.
 
 For tests that plant an error in a chapter: no kernel is started, so a run costs what its cells cost.
 """
@@ -30,8 +30,8 @@ def run_cells(
     patches: old → new, replaced wherever old occurs in a code cell; AssertionError if it occurs nowhere.
     parameters: further parameters, by name.
 
-    Records of claims go to a temporary folder and are kept in the namespace (see `verdicts`). What a cell raises is
-    raised here.
+    Records of claims go to a temporary folder; `verdicts` of the namespace gives what they say.
+    What a cell raises is raised here.
     """
     cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
     sources = [cell.source for cell in cells]

@@ -1,7 +1,7 @@
 """Chapter 1 at the smoke preset: its claims hold, and a planted error turns just the claims that it breaks.
 
-At this size K1–K3 run on two trials and K4 up to width 1000, on which the exponents do not depend. The chapter is run
-once; for a planted error the cells that contain it, and the claims, are run again.
+At this size K1–K3 run on two trials and K4 up to width 1000, on which the exponents do not depend. The chapter
+is run once; for a planted error the cells that contain it, and the claims, are run again.
 """
 
 import matplotlib
@@ -15,13 +15,14 @@ CHAPTER = ROOT / "chapters" / "01_kappa_criterion.ipynb"
 HOLDS = {"K1": "holds with a caveat", "K2": "holds", "K3": "holds", "K4": "holds"}
 
 PLANTED = {  # name → (code to replace, claims that break)
-    "the second half of the neurons is not negated": (
-        {'symmetrized=start == "symmetrized"': "symmetrized=False"},
+    "the symmetrization is broken": (
+        {
+            'symmetrized=start == "symmetrized"': "symmetrized=False",
+            "torch.cat([w0, w0])": "torch.cat([w0, 1.01 * w0])",
+        },
         {"K2", "K3"},
     ),
-    "the copies of a deep net differ": ({"torch.cat([w0, w0])": "torch.cat([w0, 1.01 * w0])"}, {"K3"}),
     "the output is not centred": ({"y + alpha * h0).kappa": "y).kappa"}, {"K2"}),
-    "the weights are scaled by λ²": ({"parts(net, factor * w0, x, y)": "parts(net, factor**2 * w0, x, y)"}, {"K3"}),
     "a layer too many": ({"(p.m,) * (q - 1)": "(p.m,) * q"}, {"K3"}),
     "the scalings are swapped": (
         {"lambda m: m**-0.5": "lambda m: 1 / m", "lambda m: 1 / m": "lambda m: m**-0.5"},

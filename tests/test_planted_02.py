@@ -13,7 +13,7 @@ SHORT = {  # steps, hence the flow times of all runs, a hundred times too small
     "PLANE_STEP = 0.005": "PLANE_STEP = 0.005 / 100",
     "step = np.minimum(10, 0.1 / np.square(TAUS))": "step = np.minimum(10, 0.1 / np.square(TAUS)) / 100",
 }
-UNBALANCED = {"torch.cat([a, -a, b": "torch.cat([a, a, b"}  # the second half adds to the first, it does not cancel it
+UNBALANCED = {"torch.cat([a, -a, b": "torch.cat([a, a, b"}  # the second half does not cancel the first
 NO_CONTROL = {'"symmetrized": True': '"symmetrized": False'}
 
 
@@ -27,7 +27,8 @@ def test_an_error_that_cannot_be_planted_is_noticed():
 
 
 def test_without_an_error_no_claim_falls():
-    assert judged() == {"T1": "holds", "T2": "holds with a caveat", "T3": "holds", "T4": "holds with a caveat"}
+    caveat = "holds with a caveat"
+    assert judged() == {"T1": "holds", "T2": caveat, "T3": "holds", "T4": caveat}
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,7 @@ def test_a_planted_error_turns_the_claims_that_it_breaks(patches, fallen):
 
 
 def test_broken_symmetrization():
-    """In the plane the lazy neurons then move, to undo h(w0); elsewhere the control of T2 is no control any more."""
+    """In the plane the lazy neurons then move, to undo h(w0); the control of T2 is no control any more."""
     found = judged(UNBALANCED | NO_CONTROL)
     assert found["T1"] == NO, found
     assert found["T2"] != "holds with a caveat", found
