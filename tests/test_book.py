@@ -13,7 +13,7 @@ import jupyter_book
 import pytest
 import yaml
 
-from tests.notebook import figure, text, write
+from tests.made_notebooks import figure, text, write
 from tools.check import problems
 from tools.pages import ROOT, notebooks, pages
 

@@ -14,7 +14,7 @@ import pytest
 from nbformat.v4 import new_output
 
 from lazylib import ledger
-from tests.notebook import code, text, write
+from tests.made_notebooks import code, text, write
 from tools.execute import execute
 from tools.pages import LEDGER, ROOT, chapters, notebooks
 
@@ -22,11 +22,12 @@ CHAPTERS = {path.stem: path for path in chapters()}
 WRONG = {  # parameter → values that no chapter can mean; tried where a chapter has the parameter
     "preset": ["huge"],
     "taus": [[0.1, -1.0], [], ["one"]],
+    "alphas": [[0.0, 1.0]],
+    "tau_lazy": [0.0],
+    "iterations": [0],
     "trials": [0, "three"],
     "m": [-2],
     "widths": [[]],
-    "horizon": [-1.0],
-    "rtol": [0.0],
 }
 
 

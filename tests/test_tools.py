@@ -8,7 +8,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_output
 
-from tests.notebook import PIXEL, code, figure, notebook, shown, text, write
+from tests.made_notebooks import PIXEL, code, figure, notebook, shown, text, write
 from tools import check, execute, pages, readme
 from tools.clean import STATE, VIEW, clean
 
