@@ -22,7 +22,7 @@ from .memory import require_memory
 
 TURN = 1 / 30  # of rtol: how far, relative to ‖w‖, the error of a step may turn the features
 RADIUS_SAFETY = 1.1  # the power method finds λmax from below
-PROBE_EVERY = 3  # steps between two estimates of λmax
+PROBE_EVERY, PROBE_SELDOM = 3, 12  # steps between two estimates of λmax; seldom where accuracy bounds the step
 BLOCK_BYTES = 64 << 20  # on a CPU, what a block of runs works on should stay near the cores
 
 
@@ -276,7 +276,8 @@ class _Integrator:
             steer.h[refused] *= np.where(np.isfinite(bad), np.maximum(0.1, 0.8 * bad ** (-1 / 3)), 0.1)
             self.slots[self._on_device(refused), 1:4] = 0.0  # may hold NaN
         first = steer.radius[rows] == 0
-        due = (steer.failures[rows] > 0) | (steer.steps[rows] % PROBE_EVERY == 0)
+        every = np.where(steer.h[rows] * steer.radius[rows] < 1, PROBE_SELDOM, PROBE_EVERY)
+        due = (steer.failures[rows] > 0) | (steer.steps[rows] % every == 0)
         steer.probes[rows] = np.where(first, 40, np.where(due, 3, 0))
         steer.j[rows] = 0
         self._begin(rows[steer.probes[rows] == 0])
@@ -292,13 +293,19 @@ class _Integrator:
         defect = 0.8 * (old - new) + 0.4 * h * (f0 + f)
         tiny = torch.finfo(new.dtype).tiny
         size = defect.norm(dim=1)
-        error = size / torch.maximum(old.norm(dim=1), new.norm(dim=1)).clamp(min=tiny)
-        error = torch.maximum(error, size / (TURN * (self.objective.w0[at] + new).norm(dim=1)).clamp(min=tiny))
+        relative = torch.maximum(old.norm(dim=1), new.norm(dim=1))
+        turn = TURN * (self.objective.w0[at] + new).norm(dim=1)
+        error = size / torch.minimum(relative, turn).clamp(min=tiny)
         if self.objective.moved is not None:
             residual = (out - self.objective.y[at]).square().mean(1).sqrt()
             self.scale[at] = torch.maximum(self.scale[at], residual)
-            moved = self.objective.moved(at, defect)
-            error = torch.maximum(error, moved / self.scale[at].clamp(min=tiny))
+            scale = self.scale[at].clamp(min=tiny)
+            bound = self._on_device(np.sqrt(self.steer.radius[rows])) * size / scale  # as ‖Dh‖² ≈ λmax
+            unsure = torch.nonzero(bound > error).squeeze(1)
+            if len(unsure):
+                error[unsure] = torch.maximum(
+                    error[unsure], self.objective.moved(at[unsure], defect[unsure]) / scale[unsure]
+                )
         finite = torch.isfinite(error) & torch.isfinite(out).all(1) & torch.isfinite(f).all(1)
         return torch.where(finite, error / self.rtol, torch.nan).double().cpu().numpy()
 
@@ -338,8 +345,9 @@ class _Integrator:
         status[rows[steer.evals[rows] >= self.max_evals]] = "stalled"
         lost = rows[~good]
         lost = lost[(steer.failures[lost] >= 20) | (steer.radius[lost] == 0)]  # or at the very first evaluation
-        overflow = ~torch.isfinite(out[self._on_device(lost)]).all(1).cpu().numpy()
-        status[lost] = np.where(overflow, "diverged", "stalled")
+        if len(lost):
+            overflow = ~torch.isfinite(out[self._on_device(lost)]).all(1).cpu().numpy()
+            status[lost] = np.where(overflow, "diverged", "stalled")
         status[rows[steer.t[rows] >= steer.T[rows] * (1 - 1e-12)]] = "reached"
         done = status != ""
         if not done.any():
