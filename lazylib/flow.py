@@ -65,7 +65,8 @@ def gradient_flow(
     """Integrate u̇ = −∇F(w0 + u) from u = 0 to flow time T, for every run of ``objective``.
 
     The error of one step may be rtol·‖u‖ in the displacement u = w − w0, rtol/30·‖w‖ in the weights (far from the
-    lazy regime an error in the features stays for good) and rtol times the largest residual so far in the outputs.
+    lazy regime an error in the features stays for good), and in the outputs rtol times the root mean square of the
+    residual or, where that is larger, of the targets.
     The default leaves the test loss at the end within a few per mille of a converged flow in and near the lazy
     regime, and within a few per cent deep in the feature-learning one (measured by ``make bench``).
 
@@ -182,7 +183,6 @@ class _Integrator:
         probe = torch.randn(p, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(**like)
         self.probe = (probe / probe.norm()).repeat(b, 1)  # power-method vectors (B, P)
         self.reach = 1e-3 * objective.w0.norm(dim=1, keepdim=True)  # length of a probe (B, 1)
-        self.scale = torch.zeros(b, **like)  # largest residual so far
         zeros = np.zeros(b)
         counts = np.zeros((3, b), int)
         status = np.full(b, "", dtype="<U8")
@@ -297,9 +297,8 @@ class _Integrator:
         turn = TURN * (self.objective.w0[at] + new).norm(dim=1)
         error = size / torch.minimum(relative, turn).clamp(min=tiny)
         if self.objective.moved is not None:
-            residual = (out - self.objective.y[at]).square().mean(1).sqrt()
-            self.scale[at] = torch.maximum(self.scale[at], residual)
-            scale = self.scale[at].clamp(min=tiny)
+            y = self.objective.y[at]
+            scale = torch.maximum((out - y).square().mean(1), y.square().mean(1)).sqrt().clamp(min=tiny)
             bound = self._on_device(np.sqrt(self.steer.radius[rows])) * size / scale  # as ‖Dh‖² ≈ λmax
             unsure = torch.nonzero(bound > error).squeeze(1)
             if len(unsure):
@@ -359,7 +358,7 @@ class _Integrator:
             getattr(result, name)[local] = getattr(steer, name)[done]
         keep = self._on_device(np.flatnonzero(~done))
         self.slots, self.probe = self.slots[keep], self.probe[keep]
-        self.reach, self.scale = self.reach[keep], self.scale[keep]
+        self.reach = self.reach[keep]
         steer.keep(~done)
         if len(keep):
             self.objective = self.objective.select(keep)
