@@ -14,6 +14,8 @@ book notebooks readme: export LAZYLIB_LEDGER = $(BUILD)/ledger
 test unit:      export LAZYLIB_LEDGER = $(BUILD)/test-ledger
 # One thread a process, because $(JOBS) of them run side by side.
 test unit:      export OMP_NUM_THREADS = 1
+# At paper scale a sweep takes longer than starting its processes.
+paper: export LAZYLIB_JOBS ?= $(JOBS)
 
 .PHONY: help book test unit bench paper notebooks readme clean
 .DEFAULT_GOAL := help
