@@ -3,7 +3,8 @@
     python -m tools.bench --into FILE [NAME …]
 
 A benchmark is a script benchmarks/NAME.py that measures and prints a Markdown table (lines that begin with
-'|'); it may print anything else, and must exit with a non-zero status if it misses its own target.
+'|'); it may print anything else, and must exit with a non-zero status if what it measures is
+wrong; a machine too slow for an aim is said, not failed.
 """
 
 import argparse
@@ -62,7 +63,7 @@ def main() -> int:
     print(f"Measured on {machine()}.")
     if failed:
         print(
-            f"Failed or below target: {', '.join(failed)}. {given.into} is left as it was.", file=sys.stderr
+            f"Failed: {', '.join(failed)}. {given.into} is left as it was.", file=sys.stderr
         )
         return 1
     given.into.parent.mkdir(parents=True, exist_ok=True)
