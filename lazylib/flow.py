@@ -2,7 +2,8 @@
 
 A gradient flow is a stiff equation with a real spectrum.  Gradient descent crawls along it, its step bounded by
 stability (step·λmax < 2) and not by accuracy.  The Runge–Kutta–Chebyshev method (``lazylib.rkc``) covers a step of
-0.65 s²/λmax with s gradients; ``lazylib.integrator`` takes the steps.
+0.65 s²/λmax with s gradients.  ``lazylib.integrator`` takes the steps of a batch of any nets on any device,
+``lazylib.single`` those of two-layer ReLU nets on a CPU.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from .integrator import Flow, Integrator
 from .memory import require_memory
+from .objectives import FusedSquareLoss
+from .single import integrate
 
 BLOCK_BYTES = 64 << 20  # on a CPU, what a block of runs works on should stay near the cores
 
@@ -64,7 +67,9 @@ def gradient_flow(
     for start in range(0, objective.runs, block):
         runs = np.arange(start, min(start + block, objective.runs))
         part = objective if block == objective.runs else objective.select(torch.as_tensor(runs, device=device))
-        parts.append(Integrator(part, runs, T[runs], times[runs], observe, rtol, max_evals).run())
+        arguments = part, runs, T[runs], times[runs], observe, rtol, max_evals
+        single = device.type == "cpu" and isinstance(objective, FusedSquareLoss)
+        parts.append(integrate(*arguments) if single else Integrator(*arguments).run())
     return _join(parts)
 
 
@@ -94,5 +99,13 @@ def _join(parts: list[Flow]) -> Flow:
         return (torch.cat if isinstance(values[0], Tensor) else np.concatenate)(values)
 
     names = [name for name in vars(parts[0]) if name != "observed"]
-    observed = {name: glue([p.observed[name] for p in parts]) for name in parts[0].observed}
-    return Flow(**{name: glue([getattr(p, name) for p in parts]) for name in names}, observed=observed)
+    flow = Flow(**{name: glue([getattr(p, name) for p in parts]) for name in names})
+    start = 0
+    for part in parts:
+        stop = start + len(part.status)
+        for name, value in part.observed.items():
+            if name not in flow.observed:
+                flow.observed[name] = np.full((len(flow.status), *value.shape[1:]), np.nan)
+            flow.observed[name][start:stop] = value
+        start = stop
+    return flow

@@ -14,10 +14,6 @@ from torch import Tensor
 
 from . import rkc
 
-FEATURES = 30  # how much more an error of u counts where u is as large as w
-RADIUS_SAFETY = 1.1  # the power method finds λmax from below
-PROBE_EVERY, PROBE_SELDOM = 3, 12  # steps between two estimates of λmax; seldom where accuracy bounds the step
-
 
 @dataclass
 class Flow:
@@ -44,6 +40,14 @@ class Flow:
     @property
     def reached(self) -> np.ndarray:
         return self.status == "reached"
+
+    def record(self, runs: np.ndarray, columns, measures: dict) -> None:
+        """Enter what ``observe`` returned for some runs at some columns of ``times``."""
+        for name, value in measures.items():
+            value = torch.as_tensor(value).detach().cpu().numpy()
+            if name not in self.observed:
+                self.observed[name] = np.full((*self.times.shape, *value.shape[1:]), np.nan)
+            self.observed[name][runs, columns] = value
 
 
 @dataclass
@@ -146,21 +150,16 @@ class Integrator:
         self.probe[at] = change / growth.clamp(min=torch.finfo(change.dtype).tiny)
         radius = (growth / self.reach[at]).squeeze(1).double().cpu().numpy()
         radius = np.where(np.isfinite(radius), radius, steer.radius[rows])
-        settled = np.abs(radius - steer.radius[rows]) <= 0.05 * radius
+        steer.probes[rows] = np.where(rkc.settled(radius, steer.radius[rows]), 0, steer.probes[rows] - 1)
         steer.radius[rows] = radius
-        steer.probes[rows] = np.where(settled, 0, steer.probes[rows] - 1)
         self._begin(rows[steer.probes[rows] == 0])
 
     def _begin(self, rows: np.ndarray) -> None:
         """Choose the stages of the next step, or a shorter step where it would need too many."""
         steer = self.steer
-        radius = np.maximum(RADIUS_SAFETY * steer.radius[rows], 1e-300)
-        h = np.where(steer.h[rows] > 0, steer.h[rows], 1 / radius)
-        h = np.minimum(h, rkc.stability(rkc.MAX_STAGES) / radius)
-        left = steer.T[rows] - steer.t[rows]
-        h = np.where(h >= left, left, np.minimum(h, np.maximum(left / 2, h / 2)))  # no tiny last step
+        h = rkc.next_step(steer.h[rows], steer.radius[rows], steer.T[rows] - steer.t[rows])
         steer.h[rows] = h
-        for row, z in zip(rows, h * radius, strict=True):
+        for row, z in zip(rows, h * rkc.RADIUS_SAFETY * steer.radius[rows], strict=True):
             steer.s[row] = s = rkc.stages_for(z)
             steer.table[row, :s] = rkc.coefficients(s)
         steer.j[rows] = 0
@@ -180,19 +179,16 @@ class Integrator:
             self.slots[at_good, 4] = self.slots[at_good, 3]
             steer.t[accepted] += steer.h[accepted]
             steer.steps[accepted] += steer.h[accepted] > 0
-            growth = 0.8 * np.maximum(error[good], 1e-6) ** (-1 / 3)
-            steer.h[accepted] *= np.clip(growth, 0.1, np.where(steer.failures[accepted] > 0, 1.0, 5.0))
+            steer.h[accepted] = rkc.after_success(steer.h[accepted], error[good], steer.failures[accepted])
             steer.failures[accepted] = 0
         if len(refused):
-            bad = error[~good]
             steer.rejected[refused] += 1
             steer.failures[refused] += 1
-            steer.h[refused] *= np.where(np.isfinite(bad), np.maximum(0.1, 0.8 * bad ** (-1 / 3)), 0.1)
+            steer.h[refused] = rkc.after_failure(steer.h[refused], error[~good])
             self.slots[self._on_device(refused), 1:4] = 0.0  # may hold NaN
         first = steer.radius[rows] == 0
-        every = np.where(steer.h[rows] * steer.radius[rows] < 1, PROBE_SELDOM, PROBE_EVERY)
-        due = (steer.failures[rows] > 0) | (steer.steps[rows] % every == 0)
-        steer.probes[rows] = np.where(first, 40, np.where(due, 3, 0))
+        due = rkc.probes_due(steer.h[rows], steer.radius[rows], steer.steps[rows], steer.failures[rows])
+        steer.probes[rows] = np.where(first, rkc.FIRST_PROBES, due)
         steer.j[rows] = 0
         self._begin(rows[steer.probes[rows] == 0])
         self._leave(rows, good, out)
@@ -209,7 +205,7 @@ class Integrator:
         size = defect.norm(dim=1)
         length = torch.maximum(old.norm(dim=1), new.norm(dim=1)).clamp(min=tiny)
         weight = (self.objective.w0[at] + new).norm(dim=1).clamp(min=tiny)
-        error = size / length * (FEATURES * length / weight).clamp(min=1.0)
+        error = size / length * (rkc.FEATURES * length / weight).clamp(min=1.0)
         if self.objective.moved is not None:
             y = self.objective.y[at]
             scale = torch.maximum((out - y).square().mean(1), y.square().mean(1)).sqrt().clamp(min=tiny)
@@ -231,7 +227,7 @@ class Integrator:
         pairs = []  # (row, column) of every observation that is due
         for row in rows:
             end = steer.t[row] + steer.h[row]
-            end = np.inf if end >= steer.T[row] * (1 - 1e-12) else end
+            end = np.inf if end >= steer.T[row] * rkc.END else end
             last = np.searchsorted(steer.times[row], end, side="right")
             pairs += [(row, column) for column in range(steer.next[row], last)]
             steer.next[row] = last
@@ -245,12 +241,8 @@ class Integrator:
         on_slopes = [h * theta * rest**2, -h * theta**2 * rest]
         weights = self._on_device(np.stack(on_ends + on_slopes, axis=1)).unsqueeze(1)  # (k, 1, 4)
         states = torch.stack([self.slots[at, 0], point[at], self.slots[at, 4], self.slots[at, 3]], dim=1)
-        u, local, store = torch.bmm(weights, states).squeeze(1), steer.run[chosen], self.result.observed
-        for name, value in self.observe(u, self.runs[local]).items():
-            value = torch.as_tensor(value).detach().cpu().numpy()
-            if name not in store:
-                store[name] = np.full((*self.result.times.shape, *value.shape[1:]), np.nan)
-            store[name][local, columns] = value
+        u, local = torch.bmm(weights, states).squeeze(1), steer.run[chosen]
+        self.result.record(local, columns, self.observe(u, self.runs[local]))
 
     def _leave(self, rows: np.ndarray, good: np.ndarray, out: Tensor) -> None:
         """Runs at their end, or beyond hope, hand in their result and leave the batch."""
@@ -258,11 +250,11 @@ class Integrator:
         status = np.full(len(steer.run), "", dtype="<U8")
         status[rows[steer.evals[rows] >= self.max_evals]] = "stalled"
         lost = rows[~good]
-        lost = lost[(steer.failures[lost] >= 20) | (steer.radius[lost] == 0)]  # or at the very first evaluation
+        lost = lost[(steer.failures[lost] >= rkc.MAX_FAILURES) | (steer.radius[lost] == 0)]  # or at the very first evaluation
         if len(lost):
             overflow = ~torch.isfinite(out[self._on_device(lost)]).all(1).cpu().numpy()
             status[lost] = np.where(overflow, "diverged", "stalled")
-        status[rows[steer.t[rows] >= steer.T[rows] * (1 - 1e-12)]] = "reached"
+        status[rows[steer.t[rows] >= steer.T[rows] * rkc.END]] = "reached"
         done = status != ""
         if not done.any():
             return

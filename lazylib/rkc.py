@@ -1,5 +1,6 @@
-"""Coefficients of the Runge–Kutta–Chebyshev method of order 2.
+"""The Runge–Kutta–Chebyshev method of order 2: its coefficients, and how steps are chosen.
 
+The functions that choose steps take numbers, for one run, or arrays, for a batch.
 Sommeijer, Shampine & Verwer, RKC: an explicit solver for parabolic PDEs, J. Comput. Appl. Math. 88 (1998), §2.
 """
 
@@ -10,6 +11,12 @@ import numpy as np
 
 DAMPING = 2 / 13
 MAX_STAGES = 200  # rounding grows with s²
+FEATURES = 30  # how much more an error of u counts where u is as large as w
+RADIUS_SAFETY = 1.1  # the power method finds λmax from below
+FIRST_PROBES, PROBES = 40, 3  # power iterations at most: at the start, and later
+PROBE_EVERY, PROBE_SELDOM = 3, 12  # steps between two estimates of λmax; seldom where accuracy bounds the step
+MAX_FAILURES = 20  # refused steps in a row
+END = 1 - 1e-12  # a time this close to T is T
 
 
 def _chebyshev(s: int, x: float) -> np.ndarray:
@@ -53,3 +60,32 @@ def stages_for(z: float) -> int:
     """The smallest s ≥ 2 with β(s) ≥ z = h λmax, at most MAX_STAGES."""
     s = math.ceil(math.sqrt(1 + 1.5 * z / (1 - 2 / 15 * DAMPING)))
     return min(max(2, s), MAX_STAGES)
+
+
+def next_step(h, radius, left):
+    """The step to try, from the one proposed (0: none), the estimate of λmax and the time left."""
+    radius = np.maximum(RADIUS_SAFETY * radius, 1e-300)
+    h = np.minimum(np.where(h > 0, h, 1 / radius), stability(MAX_STAGES) / radius)
+    return np.where(h >= left, left, np.minimum(h, np.maximum(left / 2, h / 2)))  # no tiny last step
+
+
+def after_success(h, error, failures):
+    """The next step to propose; error ≤ 1 is that of the step over its tolerance."""
+    growth = 0.8 * np.maximum(error, 1e-6) ** (-1 / 3)
+    return h * np.clip(growth, 0.1, np.where(failures > 0, 1.0, 5.0))
+
+
+def after_failure(h, error):
+    """The step to propose instead; error > 1 or NaN."""
+    return h * np.where(np.isfinite(error), np.maximum(0.1, 0.8 * error ** (-1 / 3)), 0.1)
+
+
+def probes_due(h, radius, steps, failures):
+    """How many power iterations to make before the next step."""
+    every = np.where(h * radius < 1, PROBE_SELDOM, PROBE_EVERY)
+    return np.where((failures > 0) | (steps % every == 0), PROBES, 0)
+
+
+def settled(estimate, radius):
+    """Whether one more power iteration has not changed λmax much."""
+    return np.abs(estimate - radius) <= 0.05 * estimate

@@ -1,0 +1,138 @@
+"""Compiled kernels for one run of the two-layer ReLU net on a CPU: a gradient, a step, a power iteration.
+
+One run of the published size (its inputs, its preactivations, its stages) fits in the cache of a core, where two
+matrix products are nearly all that a gradient costs.  The functions release Python's lock, so threads take one run
+each.  Numbers are those of ``objectives.FusedSquareLoss``, of which this is the other implementation.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+
+# sums may be reordered; NaN and infinity keep their meaning
+_compile = numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
+
+
+class Run(NamedTuple):
+    """One run: what does not change along it, and the arrays that every gradient overwrites."""
+
+    a0: np.ndarray  # (m,) output weights at w0
+    w0: np.ndarray  # (P,)
+    x: np.ndarray  # (n, d)
+    xt: np.ndarray  # (d, n)
+    p0: np.ndarray  # (m, n) preactivations at w0
+    h0: np.ndarray  # (n,) outputs at w0
+    y: np.ndarray  # (n,)
+    scale: np.floating  # output factor; its type is that of all arrays
+    relu: np.ndarray  # (m, n) relu(p)
+    gated: np.ndarray  # (m, n) r·1[p > 0], r the residual
+    out: np.ndarray  # (n,) outputs h(w0 + u)
+    r: np.ndarray  # (n,) (h − y)·scale/n
+
+
+@_compile
+def evaluate(run: Run, u, f):
+    """f ← −∇F(w0 + u), both (P,); leaves relu(p) and the outputs in ``run``."""
+    m, n = run.p0.shape
+    d = run.x.shape[1]
+    scale, zero = run.scale, run.out.dtype.type(0)
+    np.dot(u[m:].reshape(m, d), run.xt, run.relu)  # u_b·x
+    out, r = run.out, run.r
+    out[:] = zero
+    for j in range(m):
+        p0, relu = run.p0[j], run.relu[j]
+        a, ua = run.a0[j] + u[j], u[j]
+        for i in range(n):
+            relu0 = max(p0[i], zero)
+            change = max(relu[i] + min(p0[i], zero), -relu0)  # relu(p) − relu(p0) with no cancellation
+            out[i] += a * change + ua * relu0
+            relu[i] = change + relu0
+    for i in range(n):
+        out[i] = run.h0[i] + scale * out[i]
+        r[i] = (out[i] - run.y[i]) * (-scale / n)
+    for j in range(m):
+        relu, gated = run.relu[j], run.gated[j]
+        total = zero
+        for i in range(n):
+            total += relu[i] * r[i]
+            gated[i] = r[i] if relu[i] > zero else zero
+        f[j] = total
+    gb = f[m:].reshape(m, d)
+    np.dot(run.gated, run.x, gb)
+    for j in range(m):
+        a = run.a0[j] + u[j]
+        for k in range(d):
+            gb[j, k] *= a
+
+
+@_compile
+def take_step(run: Run, y0, f0, stages, y, f, old):
+    """One step of Runge–Kutta–Chebyshev from y0 with slope f0 = −∇F(y0): y ← the end, f ← −∇F there, (P,) each.
+
+    stages: (s, 5) coefficients, the last two columns multiplied by h.  old: (P,) is overwritten.
+    """
+    for stage in range(len(stages)):
+        c0, c1, c2, c3, c4 = stages[stage]
+        if stage == 0:
+            for k in range(len(y)):
+                y[k] = c0 * y0[k] + c4 * f0[k]
+                old[k] = y0[k]
+        else:
+            for k in range(len(y)):
+                new = c0 * y0[k] + c1 * y[k] + c2 * old[k] + c3 * f[k] + c4 * f0[k]
+                old[k] = y[k]
+                y[k] = new
+        evaluate(run, y, f)
+
+
+@_compile
+def defect(run: Run, y0, f0, y, f, h, into):
+    """The embedded error estimate 0.8 (y0 − y) + 0.4 h (f0 + f), and the norms of it, of y0, y and w0 + y."""
+    e2 = o2 = n2 = w2 = 0.0
+    for k in range(len(y)):
+        e = np.float64(y0[k] - y[k]) * 0.8 + 0.4 * h * np.float64(f0[k] + f[k])
+        into[k] = e
+        e2 += e * e
+        o2 += np.float64(y0[k]) * y0[k]
+        n2 += np.float64(y[k]) * y[k]
+        w = np.float64(run.w0[k]) + y[k]
+        w2 += w * w
+    return np.sqrt(e2), np.sqrt(o2), np.sqrt(n2), np.sqrt(w2)
+
+
+@_compile
+def moved(run: Run, u, v):
+    """rms over x of Dh(w0 + u) v, at the u that ``run`` was evaluated at last; overwrites its work arrays."""
+    m, n = run.p0.shape
+    zero = run.out.dtype.type(0)
+    np.dot(v[m:].reshape(m, run.x.shape[1]), run.xt, run.gated)
+    total = run.r
+    total[:] = zero
+    for j in range(m):
+        relu, along = run.relu[j], run.gated[j]
+        a, va = run.a0[j] + u[j], v[j]
+        for i in range(n):
+            total[i] += va * relu[i] + (a * along[i] if relu[i] > zero else zero)
+    square = 0.0
+    for i in range(n):
+        square += np.float64(total[i]) * total[i]
+    return run.scale * np.sqrt(square / n)
+
+
+@_compile
+def power_iteration(run: Run, y0, f0, v, length, point, f):
+    """One power iteration v ← −∇²F v/‖·‖ by a difference of gradients; the estimate of λmax."""
+    for k in range(len(v)):
+        point[k] = y0[k] + length * v[k]
+    evaluate(run, point, f)
+    total = 0.0
+    for k in range(len(v)):
+        total += np.float64(f[k] - f0[k]) ** 2
+    growth = np.sqrt(total)
+    if growth > 0:
+        for k in range(len(v)):
+            v[k] = (f[k] - f0[k]) / growth
+    return growth / length
