@@ -17,7 +17,7 @@ from .memory import require_memory
 from .nets import ACTIVATIONS, Deep, Transform, TwoLayer
 from .rng import generator
 
-CPU_BLOCK, GPU_BLOCK = 1 << 19, 1 << 28  # bytes of activations at a time; on a CPU they should stay in its cache
+CPU_BLOCK, GPU_BLOCK = 1 << 20, 1 << 28  # bytes of activations at a time; on a CPU they should stay in its cache
 
 
 @dataclass(frozen=True)
@@ -161,15 +161,16 @@ def plane_loss(net, plane: Plane, s, t, x: Tensor, y: Tensor) -> Tensor:
     a, sigma = (net.scale * weights @ a).unsqueeze(1), ACTIVATIONS[net.activation]  # (G, 1, m)
     budget = (CPU_BLOCK if x.device.type == "cpu" else GPU_BLOCK) // x.element_size()
     points = max(1, min(32, budget // (16 * net.m)))
-    total = torch.zeros(len(weights), dtype=x.dtype, device=x.device)
-    for inputs, targets in zip(*(v.split(max(16, budget // (points * net.m))) for v in (x, y)), strict=True):
-        c = len(inputs)
-        z = (b @ inputs.T).view(3, -1)  # (3, m·c)
+    inputs = min(len(x), max(16, budget // (points * net.m)))
+    total, space = x.new_zeros(len(weights)), x.new_empty(points * net.m * inputs)  # used again by every block
+    for rows, targets in zip(x.split(inputs), y.split(inputs), strict=True):
+        z = (b @ rows.T).view(3, -1)  # (3, m·c)
         for k in range(0, len(weights), points):
-            p = weights[k : k + points] @ z  # (g, m·c)
-            hidden = (p.relu_() if net.activation == "relu" else sigma(p)).view(-1, net.m, c)
+            block = weights[k : k + points]  # (g, 3)
+            p = torch.mm(block, z, out=space[: len(block) * z.shape[1]].view(len(block), -1))
+            hidden = (p.relu_() if net.activation == "relu" else sigma(p)).view(-1, net.m, len(rows))
             out = torch.bmm(a[k : k + points], hidden).squeeze(1)  # (g, c)
-            total[k : k + points] += (out - targets).square().sum(1)
+            total[k : k + points] += out.sub_(targets).square_().sum(1)
     return (total / (2 * len(x))).view(len(s), len(t))
 
 
