@@ -1,9 +1,10 @@
 """The loss on a plane through weight space: all grid points of a block at once against one point at a time.
 
-The two-layer networks of chapter 6 (d = 100, 1000 test inputs, float32), 25 × 25 points on the plane of the first two
-principal components of eight weight vectors. The loop is written as one writes it by hand: the weights of a point are
-put into a torch module, which gives the test loss. Also against a loop over points in plain tensor code, which saves
-the module's overhead. Losses are compared with the loop's in float64. One process, all cores.
+The two-layer networks of chapter 6 (d = 100, 1000 test inputs, float32), 25 × 25 points on the plane of the
+first two principal components of eight weight vectors. The loop is written as one writes it by hand: the
+weights of a point are put into a torch module, which gives the test loss. Also against a loop over points in
+plain tensor code, without the module's overhead. Losses are compared with a loop in float64. One process, all
+cores.
 """
 
 import statistics
@@ -68,7 +69,10 @@ def main():
     problem = teacher_student(0, d=D, scale=100.0)
     x, y = problem.x_test, problem.y_test
     s = torch.linspace(-3, 3, POINTS)
-    print("| width | loop, module (s) | loop, tensors (s) | batched (s) | ratio, module | ratio, tensors | largest error |")
+    print(
+        "| width | loop, module (s) | loop, tensors (s) | batched (s) "
+        "| ratio, module | ratio, tensors | largest error |"
+    )
     print("|---|---|---|---|---|---|---|")
     ratios, errors = [], []
     for m in WIDTHS:
@@ -81,10 +85,17 @@ def main():
         batched, losses = timed(plane_loss, net, plane, s, s, x, y, repeat=5)
         errors.append(max(float((found / exact - 1).abs().max()) for found in (losses, first)))
         ratios.append((module / batched, tensors / batched))
-        print(f"| {m} | {module:.3f} | {tensors:.3f} | {batched:.4f} | {ratios[-1][0]:.0f} | {ratios[-1][1]:.0f} | {errors[-1]:.0e} |", flush=True)
+        print(
+            f"| {m} | {module:.3f} | {tensors:.3f} | {batched:.4f} "
+            f"| {ratios[-1][0]:.0f} | {ratios[-1][1]:.0f} | {errors[-1]:.0e} |",
+            flush=True,
+        )
     medians = [statistics.median(column) for column in zip(*ratios, strict=True)]
     worst = min(tensors for _, tensors in ratios)
-    print(f"\nwall-time ratio: median {medians[0]:.0f} against the module, {medians[1]:.0f} against tensors, worst {worst:.0f}")
+    print(
+        f"\nwall-time ratio: median {medians[0]:.0f} against the module, "
+        f"{medians[1]:.0f} against tensors, worst {worst:.0f}"
+    )
     wanted = ((f"median ratio ≥ {AIM}: {medians[0]:.0f}", medians[0] >= AIM),
               (f"every ratio ≥ {AIM}: {worst:.0f}", worst >= AIM),
               (f"relative error ≤ {WRONG:g}: {max(errors):.0e}", max(errors) <= WRONG))  # fmt: skip

@@ -44,7 +44,12 @@ def hessian_product(
 
 
 def top_eigenvalue(
-    loss: Callable[[Tensor], Tensor], w: Tensor, *, scale: Tensor | float = 1.0, tol: float = 1e-4, seed: int = 0
+    loss: Callable[[Tensor], Tensor],
+    w: Tensor,
+    *,
+    scale: Tensor | float = 1.0,
+    tol: float = 1e-4,
+    seed: int = 0,
 ) -> TopEigenvalue:
     """The largest (not the largest in size) eigenvalue of D H D, by implicitly restarted Lanczos (ARPACK).
 
@@ -69,7 +74,9 @@ def top_eigenvalue(
         try:
             values, vectors = eigsh(operator, k=1, which="LA", v0=start, tol=tol)
         except ArpackNoConvergence as error:
-            raise RuntimeError(f"the top eigenvalue did not converge to {tol} in {count} products.") from error
+            raise RuntimeError(
+                f"the top eigenvalue did not converge to {tol} in {count} products."
+            ) from error
     return TopEigenvalue(float(values[-1]), torch.from_numpy(vectors[:, -1].copy()).to(w), count)
 
 
@@ -85,7 +92,7 @@ def hessian_trace(
 ) -> Estimate:
     """tr(D H D) by Hutchinson's estimator, the mean of vᵀDHDv over random signs v, with Student's interval.
 
-    The interval says how well the probes know this Hessian's trace; n is their number. `block` of them at once.
+    The interval says how well the probes know this trace; n is their number. `block` of them at once.
 
     Source: M. Hutchinson, Communications in Statistics 19 (1990), 433–450.
     """

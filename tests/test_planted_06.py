@@ -1,4 +1,4 @@
-"""Errors planted in the chapter on loss landscapes: the claim that they break must turn to "does not hold"."""
+"""Errors planted in the chapter on loss landscapes: the claim that they break turns to "does not hold"."""
 
 import nbformat
 import pytest
@@ -13,10 +13,10 @@ from tools.pages import ROOT
 CHAPTER = ROOT / "chapters" / "06_loss_landscapes.ipynb"
 CAVEAT, NO = "holds with a caveat", "does not hold"
 SMALL = {"widths": [6, 12, 40], "n": 150, "d": 30, "probes": 2, "resolution": 9, "iterations": 300.0}
-# What no error here touches is not done again: equal trainings are taken from a cache, and curvature is in no claim.
+# What no error here touches is not done again: equal trainings come from a cache; curvature is in no claim.
 SHORT = {
     "gradient_flow(square_loss(net, w0, problem.x, problem.y), T, rtol=p.rtol)":
-        "__import__('tests.test_planted_06', fromlist=['trained']).trained(net.m, net.scale, p.n, p.d, seed, w0, T)",
+        "__import__('tests.test_planted_06', fromlist=[0]).trained(net.m, net.scale, p.n, p.d, seed, w0, T)",
     "curvature = sharpness_of(net, weights[scale], problem)":
         "curvature = {unit: dict(top=1.0, trace=1.0, trace_error=0.1) for unit in ('raw', 'relative')}",
 }  # fmt: skip
@@ -46,15 +46,42 @@ def shortened(folder):
 PLANTED = {  # what is wrong → the claims that it breaks, lines replaced, parameters changed
     "nothing is trained": (["L1", "L2"], {}, {"iterations": 1e-3}),
     "the plane is too small to reach the valley": (["L1"], {}, {"extent": 0.2}),
-    "widths in the wrong order": (["L1"], {'"m": p.widths}))': '"m": p.widths}).assign_coords(m=p.widths[::-1]).sortby("m"))'}, {}),
+    "widths in the wrong order": (
+        ["L1"],
+        {'"m": p.widths}))': '"m": p.widths}).assign_coords(m=p.widths[::-1]).sortby("m"))'},
+        {},
+    ),
     "the aligned plane in place of the published one": (
-        ["L1"], {'"published": w, "aligned": align(net, w, w[0])': '"published": align(net, w, w[0]), "aligned": w'}, {}),
-    "the output scales swapped": (["L2"], {'{"1/m": lambda m: 1 / m, "1/√m": lambda m: m**-0.5}': '{"1/√m": lambda m: 1 / m, "1/m": lambda m: m**-0.5}',
-                                          '{"1/m": lambda m: 0.05 / m, "1/√m": lambda m: 1 / m}': '{"1/√m": lambda m: 0.05 / m, "1/m": lambda m: 1 / m}'}, {}),
-    "the same functions in place of the same weights": (["L2"], {'"1/√m": other, "1/√m as': '"1/√m": net.m**0.25 * other, "1/√m as'}, {}),
-    "the aligned plane under the projections": (["L2"], {'own if order == "published" else align(net, own, own[0])': "align(net, own, own[0])",
-                                                        'w if order == "published" else align(net, w, own[0])': "align(net, w, own[0])"}, {}),
-    "a run diverged": (["L1", "L2"], {'"reached": ("run", status == "reached")': '"reached": ("run", (status == "reached") & (np.arange(p.runs) > 0))'}, {}),
+        ["L1"],
+        {'"published": w, "aligned": align(net, w, w[0])': '"published": align(net, w, w[0]), "aligned": w'},
+        {},
+    ),
+    "the output scales swapped": (
+        ["L2"],
+        {
+            'SCALES = {"1/m": lambda m: 1 / m, "1/√m": lambda m: m**-0.5}':
+                'SCALES = {"1/m": lambda m: m**-0.5, "1/√m": lambda m: 1 / m}',
+            'STEP = {"1/m": lambda m: 0.05 / m, "1/√m": lambda m: 1 / m}':
+                'STEP = {"1/m": lambda m: 1 / m, "1/√m": lambda m: 0.05 / m}',
+        },
+        {},
+    ),
+    "the same functions in place of the same weights": (
+        ["L2"], {'"1/√m": other, "1/√m as': '"1/√m": net.m**0.25 * other, "1/√m as'}, {},
+    ),
+    "the aligned plane under the projections": (
+        ["L2"],
+        {
+            'own if order == "published" else align(net, own, own[0])': "align(net, own, own[0])",
+            'w if order == "published" else align(net, w, own[0])': "align(net, w, own[0])",
+        },
+        {},
+    ),
+    "a run diverged": (
+        ["L1", "L2"],
+        {'status == "reached")': '(status == "reached") & (np.arange(p.runs) > 0))'},
+        {},
+    ),
 }  # fmt: skip
 
 
@@ -63,7 +90,8 @@ def judged(tmp_path_factory):
     path = shortened(tmp_path_factory.mktemp("chapter"))
 
     def run(patches=None, parameters=None):
-        return run_cells(path, patches={**SHORT, **(patches or {})}, parameters={**SMALL, **(parameters or {})})
+        patches, parameters = {**SHORT, **(patches or {})}, {**SMALL, **(parameters or {})}
+        return run_cells(path, patches=patches, parameters=parameters)
 
     return run
 
