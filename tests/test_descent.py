@@ -83,7 +83,9 @@ def test_adam_is_that_of_torch():
         torch.testing.assert_close(w0[row] + u[row], w.detach(), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(("wrong", "word"), [({"betas": (0.9, 1.0)}, "betas"), ({"eps": 0.0}, "eps"), ({"step": -1.0}, "step")])
+@pytest.mark.parametrize(
+    ("wrong", "word"), [({"betas": (0.9, 1.0)}, "betas"), ({"eps": 0.0}, "eps"), ({"step": -1.0}, "step")]
+)
 def test_adam_refuses_wrong_arguments(wrong, word):
     net, problem = TwoLayer(4, 6), teacher_student(0, d=4, n=20, n_test=1)
     objective = square_loss(net, net.init(1.0, 0), problem.x, problem.y)
