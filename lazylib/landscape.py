@@ -7,12 +7,15 @@ standard deviation of a set of solutions (`pca_plane`), or a relative change of 
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from . import compiled
 from .memory import require_memory
 from .nets import ACTIVATIONS, Deep, Transform, TwoLayer
 from .rng import generator
@@ -165,6 +168,8 @@ def plane_loss(net, plane: Plane, s, t, x: Tensor, y: Tensor) -> Tensor:
     if not isinstance(net, TwoLayer):
         return plane_values(lambda w: 0.5 * (net(w, x) - y).square().mean(-1), plane, s, t)
     coordinates = _coordinates(s, t, x)
+    if net.activation == "relu" and x.device.type == "cpu":
+        return _compiled_plane_loss(net, plane, s, t, x, y)
     weights = torch.cat([torch.ones_like(coordinates[:, :1]), coordinates], 1)  # (G, 3)
     a, b = net.split(torch.cat([plane.origin[None], plane.directions]))  # (3, m), (3, m, d)
     a, sigma = (net.scale * weights @ a).unsqueeze(1), ACTIVATIONS[net.activation]  # (G, 1, m)
@@ -183,6 +188,25 @@ def plane_loss(net, plane: Plane, s, t, x: Tensor, y: Tensor) -> Tensor:
             out = torch.bmm(a[k : k + points], hidden).squeeze(1)  # (g, c)
             total[k : k + points] += out.sub_(targets).square_().sum(1)
     return (total / (2 * len(x))).view(len(s), len(t))
+
+
+def _compiled_plane_loss(net: TwoLayer, plane: Plane, s, t, x: Tensor, y: Tensor) -> Tensor:
+    """`plane_loss` of a ReLU net on a CPU, the inputs shared among torch's threads."""
+    a, b = net.split(torch.cat([plane.origin[None], plane.directions]))  # (3, m), (3, m, d)
+    z, a = (b @ x.mT).numpy(), (net.scale * a).numpy()  # (3, m, n)
+    s, t = (torch.as_tensor(v, dtype=x.dtype).numpy() for v in (s, t))
+    y = y.numpy()
+
+    def part(rows: slice) -> np.ndarray:
+        total = np.zeros((len(s), len(t)))
+        compiled.plane_loss_sums(np.ascontiguousarray(z[:, :, rows]), a, s, t, y[rows], total)
+        return total
+
+    count = torch.get_num_threads()
+    edges = np.linspace(0, len(y), count + 1).astype(int)
+    with ThreadPoolExecutor(count) as pool:
+        total = sum(pool.map(part, map(slice, edges[:-1], edges[1:])))
+    return torch.from_numpy(total / (2 * len(y))).to(x.dtype)
 
 
 def barrier(f: Callable[[Tensor], Tensor], w: Tensor, other: Tensor, points: int = 25) -> Tensor:
