@@ -70,7 +70,7 @@ def convnet(name: str, k: float = 1.0, *, gain: float = 1.0, seed: int = 0, clas
     """
     if name not in MODELS:
         raise ValueError(f"model must be one of {', '.join(MODELS)}, not {name!r}.")
-    if isinstance(k, bool) or not (math.isfinite(k) and k > 0 and (64 * k).is_integer()):
+    if isinstance(k, bool) or not (math.isfinite(k) and k > 0 and float(64 * k).is_integer()):
         raise ValueError(f"k must be positive and 64·k a whole number, not {k}.")
     if not (math.isfinite(gain) and gain > 0):
         raise ValueError(f"gain must be finite and positive, not {gain}.")

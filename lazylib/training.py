@@ -88,7 +88,8 @@ class Paused(Exception):
 
 
 def train(model: nn.Module, images: Images, recipe: Recipe, *, seed: int = 0, checkpoint: str | os.PathLike | None = None,
-          precision: str | None = None, compiled: bool | None = None, title: str = "training") -> Iterator[Epoch]:
+          precision: str | None = None, compiled: bool | None = None, test_every: int = 1, title: str = "training",
+          ) -> Iterator[Epoch]:
     """Train the model's parameters in place; yields each `Epoch`, those of a resumed run again first.
 
     model: maps normalized images (n, c, h, w) to outputs (n, classes); on the device of `images`.
@@ -98,6 +99,7 @@ def train(model: nn.Module, images: Images, recipe: Recipe, *, seed: int = 0, ch
     precision: of convolutions and matrix products: "bfloat16" (autocast; parameters and sums stay float32),
         "tf32" (CUDA), "float32", "float64"; by default `best_precision` of the device.
     compiled: whether full batches run through `torch.compile`; by default on CUDA only.
+    test_every: epochs from one test to the next; the last is always tested, the others report NaN.
 
     Raises ValueError for a checkpoint of another run (which is left as it is) and an unknown precision. A
     checkpoint that is damaged is warned about and the run starts anew.
@@ -123,13 +125,14 @@ def train(model: nn.Module, images: Images, recipe: Recipe, *, seed: int = 0, ch
             start = time.perf_counter()
             loss, right = _one_epoch(model, forward, images, recipe, optimizer, precision, seed, number)
             speed = len(images.x) / (time.perf_counter() - start)
-            test = accuracy(model, images, precision=precision)
+            last = number + 1 == recipe.epochs or not math.isfinite(loss)
+            test = accuracy(model, images, precision=precision) if last or (number + 1) % test_every == 0 else math.nan
             epoch = Epoch(number + 1, loss, right, test, speed, not math.isfinite(loss))
             history.append(epoch)
             if path:
                 _save(path, key, parameters, optimizer, history)
             progress.update()
-            progress.set_postfix_str(f"loss {loss:.3g}, train {right:.1%}, test {test:.1%}, {speed:.0f} images/s")
+            progress.set_postfix_str(f"loss {loss:.3g}, accuracy {right:.1%}, {speed:.0f} images/s")
             yield epoch
             if epoch.diverged:
                 return
