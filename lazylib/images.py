@@ -44,7 +44,7 @@ class Images:
     std: tuple[float, ...]
 
     @property
-    def classes(self) -> int:
+    def class_count(self) -> int:
         return int(max(self.y.max(), self.y_test.max())) + 1
 
     def normalize(self, x: Tensor) -> Tensor:

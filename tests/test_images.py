@@ -47,7 +47,7 @@ def test_cifar_is_read_as_it_is_stored(small_cifar):
     raw = pickle.loads((small_cifar / "data_batch_2").read_bytes())
     assert found.x.shape == (50, 3, 32, 32) and found.x.dtype == torch.uint8 and found.x_test.shape == (10, 3, 32, 32)
     np.testing.assert_array_equal(found.x[13], raw["data"][3].reshape(3, 32, 32))
-    assert found.y[10:20].tolist() == list(range(10)) and found.classes == 10
+    assert found.y[10:20].tolist() == list(range(10)) and found.class_count == 10
 
 
 def test_a_damaged_file_is_named_with_both_checksums_and_left_alone(small_cifar, no_network):
