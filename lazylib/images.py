@@ -130,8 +130,12 @@ def digits() -> Images:
     """scikit-learn's 1 797 handwritten digits of 8×8 pixels, enlarged to 32×32 in three equal channels.
 
     They come with scikit-learn and stand in for CIFAR-10 where there are no data; 1 500 of them are for training.
+    Raises DataMissing where scikit-learn is not installed.
     """
-    from sklearn.datasets import load_digits
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise DataMissing("the digits come with scikit-learn, which is not installed: pip install scikit-learn.") from None
     data = load_digits()
     small = torch.from_numpy(data.images).float()[:, None] * 255 / 16  # (n, 1, 8, 8)
     x = nnf.interpolate(small, size=(32, 32), mode="bilinear").clamp(0, 255).to(torch.uint8).expand(-1, 3, -1, -1)
