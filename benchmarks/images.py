@@ -59,7 +59,7 @@ def published_loop(data: Images, net: torch.nn.Module, epochs: int) -> tuple[flo
 
 
 def ours(data: Images, net: torch.nn.Module, alpha: float, epochs: int) -> tuple[float, float]:
-    model = Scaled(copy.deepcopy(net).to(memory_format=torch.channels_last), alpha)
+    model = Scaled(copy.deepcopy(net).to(memory_format=torch.channels_last), alpha, two_passes=alpha == 1)
     found = list(train(model, data, Recipe(lr=0.1, decay=0.0, epochs=epochs, batch=BATCH)))
     return len(data.x) / max(e.images_per_second for e in found), found[0].loss
 

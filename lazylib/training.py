@@ -257,7 +257,8 @@ def _key(model: nn.Module, images: Images, recipe: Recipe, seed: int, precision:
     """A digest of all that a run's result depends on: weights at the start, α, data, recipe, seed, precision."""
     start = [(name, w) for name, w in sorted(model.state_dict().items())]
     data = [images.name, images.x, images.y, images.x_test, images.y_test, images.mean, images.std]
-    return digest(identity([start, getattr(model, "alpha", None), data, astuple(recipe), seed, precision], {})).hex()
+    how = [getattr(model, name, None) for name in ("alpha", "two_passes")]
+    return digest(identity([start, how, data, astuple(recipe), seed, precision], {})).hex()
 
 
 def _save(path: Path, key: str, parameters: list, optimizer, history: list[Epoch]) -> None:

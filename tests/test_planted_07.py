@@ -18,7 +18,7 @@ STANDARD = {"torch.cat(right).cpu().numpy())": "torch.cat(right).cpu().numpy() |
 SMALL = {"n": 128, "n_test": 200, "patches": 24, "share": 0.02}
 
 PLANTED = {  # what is wrong → the claims that it breaks, lines replaced
-    "α has no effect": (["C1"], {"model = Scaled(net, alpha)\n    checkpoint": "model = Scaled(net, 1.0)\n    checkpoint"}),
+    "α has no effect": (["C1"], {"model = Scaled(net, alpha, two_passes": "model = Scaled(net, 1.0, two_passes"}),
     "stability counts the units that changed": (["C1"], {'"stability": stability(': '"stability": 1 - stability('}),
     "regimes swapped": (["C2", "C3"], {'{"standard": 1.0, "tangent": math.inf}': '{"standard": math.inf, "tangent": 1.0}'}),
     "tangent model not tangent": (

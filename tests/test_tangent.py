@@ -76,6 +76,16 @@ def test_the_gradient_is_that_of_the_network_at_its_weights(alpha):
         torch.testing.assert_close(got, wanted, rtol=1e-6, atol=1e-6 * wanted.abs().max().item())
 
 
+def test_two_passes_are_the_formula_and_have_its_gradient():
+    net, x, u = problem(dtype=torch.float64)
+    ours, plain = scaled(net, 3.0, u), Scaled(net, 3.0, two_passes=True)
+    plain.load_state_dict(ours.state_dict())
+    torch.testing.assert_close(plain(x), ours(x))
+    assert plain(x).equal(plain_outputs(net, u, x, 3.0))
+    for got, wanted in zip(*(torch.autograd.grad(model(x).square().sum(), list(model.u)) for model in (plain, ours))):
+        torch.testing.assert_close(got, wanted, rtol=1e-6, atol=1e-6 * wanted.abs().max().item())
+
+
 def test_the_output_is_zero_at_the_start_and_the_network_is_left_alone():
     net, x, _ = problem()
     before = [w.clone() for w in net.parameters()]
