@@ -17,12 +17,15 @@ _RESNET18 = ((64, 1), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2),
 
 
 class Residual(nn.Module):
-    """relu(main(x) + shortcut(x)): two 3×3 convolutions beside the identity, or a 1×1 one where shapes differ."""
+    """relu(main(x) + shortcut(x)): two 3×3 convolutions beside the identity, or beside a 1×1 one."""
 
     def __init__(self, before: int, channels: int, stride: int):
         super().__init__()
-        self.main = nn.Sequential(nn.Conv2d(before, channels, 3, stride, padding=1), nn.ReLU(),
-                                  nn.Conv2d(channels, channels, 3, padding=1))
+        self.main = nn.Sequential(
+            nn.Conv2d(before, channels, 3, stride, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+        )
         same = stride == 1 and before == channels
         self.shortcut = nn.Sequential() if same else nn.Sequential(nn.Conv2d(before, channels, 1, stride))
         self.relu = nn.ReLU()
@@ -55,9 +58,10 @@ def _resnet18(k: float, classes: int, channels: int) -> nn.Sequential:
 MODELS = {"vgg11": _vgg11, "resnet18": _resnet18}
 
 
-def convnet(name: str, k: float = 1.0, *, gain: float = 1.0, seed: int = 0, classes: int = 10,
-            channels: int = 3) -> nn.Sequential:
-    """A network at its random initialization, in float32 on the CPU; it maps (n, channels, 32, 32) to (n, classes).
+def convnet(
+    name: str, k: float = 1.0, *, gain: float = 1.0, seed: int = 0, classes: int = 10, channels: int = 3
+) -> nn.Sequential:
+    """A network at its random initialization, in float32 on the CPU: (n, channels, 32, 32) → (n, classes).
 
     name: "vgg11" (convolutions 64-M-128-M-256-256-M-512-512-M-512-512-M, each with ReLU, then one linear
         layer) or "resnet18" (blocks 2, 2, 2, 2 of 64, 128, 256, 512 channels, average pool of 4, linear).

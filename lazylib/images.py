@@ -1,8 +1,8 @@
 """Image sets held whole on the device as bytes: CIFAR-10, Fashion-MNIST, and digits that need no download.
 
-Files are looked for below the environment variable LAZYLIB_DATA, or else ~/.cache/lazylib, in torchvision's own
-layout; what is not there is downloaded by torchvision. Checksums are compared on every load, and nothing that is
-found is ever overwritten.
+Files are looked for below the environment variable LAZYLIB_DATA, or else ~/.cache/lazylib, in torchvision's
+own layout; what is not there is downloaded by torchvision. Checksums are compared on every load, and nothing
+that is found is ever overwritten.
 """
 
 import gzip
@@ -24,7 +24,7 @@ TIMEOUT = 20.0  # seconds that a download may stay silent
 
 
 class DataMissing(OSError):
-    """The data are neither on disk nor to be had; the message says where they were looked for and what to do."""
+    """The data are neither on disk nor to be had; the message says where they were looked for."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,13 @@ class Images:
         """The first n training and n_test test images. Raises ValueError where there are not so many."""
         for label, wanted, there in (("training", n, len(self.x)), ("test", n_test, len(self.x_test))):
             if not 1 <= wanted <= there:
-                raise ValueError(f"{self.name} has {there} {label} images, so that many at most and one at least "
-                                 f"can be taken, not {wanted}.")
-        return replace(self, x=self.x[:n], y=self.y[:n], x_test=self.x_test[:n_test], y_test=self.y_test[:n_test])
+                raise ValueError(
+                    f"{self.name} has {there} {label} images, so that many at most and one at least "
+                    f"can be taken, not {wanted}."
+                )
+        return replace(
+            self, x=self.x[:n], y=self.y[:n], x_test=self.x_test[:n_test], y_test=self.y_test[:n_test]
+        )
 
     def to(self, device: str | torch.device) -> "Images":
         moved = {name: getattr(self, name).to(device) for name in ("x", "y", "x_test", "y_test")}
@@ -69,8 +73,8 @@ class Images:
 def augment(x: Tensor, shift: Tensor, flip: Tensor) -> Tensor:
     """Each image cropped from itself with a black border, and mirrored or not; all in one batch.
 
-    x: (n, c, h, w) bytes; shift: (n, 2) whole numbers from 0 to 2b, rows then columns, where b is the width of
-    the border and shift = b leaves the image in place; flip: (n,) booleans. b is 4, as is usual for CIFAR-10.
+    x: (n, c, h, w) bytes; shift: (n, 2) whole numbers from 0 to 2b, rows then columns, where b is the width
+    of the border and shift = b leaves the image in place; flip: (n,) booleans. b is 4, as usual for CIFAR-10.
     """
     padded = nnf.pad(x, (4, 4, 4, 4))  # (n, c, h + 8, w + 8)
     windows = padded.unfold(2, x.shape[2], 1).unfold(3, x.shape[3], 1)  # (n, c, 9, 9, h, w), a view
@@ -82,7 +86,9 @@ def augment(x: Tensor, shift: Tensor, flip: Tensor) -> Tensor:
 def random_images(n: int, like: Images, seed: int = 0) -> Tensor:
     """n images of independent uniform bytes, shaped and placed as those of `like`; (n, c, h, w)."""
     shape = (n, *like.x.shape[1:])
-    return torch.randint(256, shape, dtype=torch.uint8, generator=generator(seed, "random images")).to(like.x.device)
+    return torch.randint(256, shape, dtype=torch.uint8, generator=generator(seed, "random images")).to(
+        like.x.device
+    )
 
 
 # ---- the sets ----
@@ -95,6 +101,7 @@ def cifar10(root: str | os.PathLike | None = None) -> Images:
     Raises ValueError, naming file and checksums, if a file is damaged; DataMissing if there are no data.
     """
     from ._torchvision import torchvision
+
     source = torchvision.datasets.CIFAR10
     root = _root(root)
     folder = root / source.base_folder
@@ -102,8 +109,13 @@ def cifar10(root: str | os.PathLike | None = None) -> Images:
     _present(folder, files, source.url, lambda: source(str(root), download=True))
     train, test = source(str(root), train=True), source(str(root), train=False)
     # the mean and standard deviation by which COB's code normalizes
-    return Images("CIFAR-10", *_tensors(train.data, train.targets), *_tensors(test.data, test.targets),
-                  (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+    return Images(
+        "CIFAR-10",
+        *_tensors(train.data, train.targets),
+        *_tensors(test.data, test.targets),
+        (0.4914, 0.4822, 0.4465),
+        (0.2023, 0.1994, 0.2010),
+    )
 
 
 def fashion_mnist(root: str | os.PathLike | None = None) -> Images:
@@ -113,6 +125,7 @@ def fashion_mnist(root: str | os.PathLike | None = None) -> Images:
     Raises ValueError, naming file and checksums, if a file is damaged; DataMissing if there are no data.
     """
     from ._torchvision import torchvision
+
     source = torchvision.datasets.FashionMNIST
     folder = _root(root) / "FashionMNIST" / "raw"
     files = source.resources  # (name.gz, md5)
@@ -129,16 +142,23 @@ def fashion_mnist(root: str | os.PathLike | None = None) -> Images:
 def digits() -> Images:
     """scikit-learn's 1 797 handwritten digits of 8×8 pixels, enlarged to 32×32 in three equal channels.
 
-    They come with scikit-learn and stand in for CIFAR-10 where there are no data; 1 500 of them are for training.
+    They come with scikit-learn and stand in for CIFAR-10 where there are no data; 1 500 are for training.
     Raises DataMissing where scikit-learn is not installed.
     """
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise DataMissing("the digits come with scikit-learn, which is not installed: pip install scikit-learn.") from None
+        raise DataMissing(
+            "the digits come with scikit-learn, which is not installed: pip install scikit-learn."
+        ) from None
     data = load_digits()
     small = torch.from_numpy(data.images).float()[:, None] * 255 / 16  # (n, 1, 8, 8)
-    x = nnf.interpolate(small, size=(32, 32), mode="bilinear").clamp(0, 255).to(torch.uint8).expand(-1, 3, -1, -1)
+    x = (
+        nnf.interpolate(small, size=(32, 32), mode="bilinear")
+        .clamp(0, 255)
+        .to(torch.uint8)
+        .expand(-1, 3, -1, -1)
+    )
     y = torch.from_numpy(data.target).long()
     order = torch.randperm(len(x), generator=generator(0, "digits"))  # the set goes by writer
     x, y = x[order].contiguous(), y[order]
@@ -162,7 +182,7 @@ def _root(root: str | os.PathLike | None) -> Path:
 
 
 def _present(folder: Path, files: list, address: str, download: Callable) -> None:
-    """Make sure that all files (name, md5) are in the folder and whole, downloading only if one is missing."""
+    """Make sure that all files (name, md5) are in the folder and whole, downloading if one is missing."""
     damaged = _damaged(folder, files)
     if damaged is None:
         before = socket.getdefaulttimeout()
@@ -171,9 +191,11 @@ def _present(folder: Path, files: list, address: str, download: Callable) -> Non
             download()
         except Exception as error:  # of many kinds: no network, no room, a folder that is read-only
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise DataMissing(f"{folder} does not hold the data and {address} cannot be loaded into it ({reason}): "
-                              "load that file elsewhere and unpack it there, or let LAZYLIB_DATA name the folder "
-                              f"above {folder.name}.") from None
+            raise DataMissing(
+                f"{folder} does not hold the data and {address} cannot be loaded into it ({reason}): "
+                "load that file elsewhere and unpack it there, or let LAZYLIB_DATA name the folder "
+                f"above {folder.name}."
+            ) from None
         finally:
             socket.setdefaulttimeout(before)
         damaged = _damaged(folder, files)
@@ -184,13 +206,16 @@ def _present(folder: Path, files: list, address: str, download: Callable) -> Non
 def _damaged(folder: Path, files: list) -> str | None:
     """None if a file is missing, "" if all are whole, else a sentence about the first that is not."""
     from ._torchvision import torchvision
+
     if not all((folder / name).is_file() for name, _ in files):
         return None
     for name, md5 in files:
         found = torchvision.datasets.utils.calculate_md5(str(folder / name))
         if found != md5:
-            return (f"{folder / name} is damaged: its MD5 checksum must be {md5}, not {found}; "
-                    "remove the file to have it loaded again.")
+            return (
+                f"{folder / name} is damaged: its MD5 checksum must be {md5}, not {found}; "
+                "remove the file to have it loaded again."
+            )
     return ""
 
 
@@ -200,7 +225,7 @@ def _tensors(data: np.ndarray, targets: list) -> tuple[Tensor, Tensor]:
 
 
 def _idx(path: Path) -> np.ndarray:
-    """An array in the IDX format of MNIST: two zeros, a type, the number of dimensions, big-endian sizes, bytes."""
+    """An array in MNIST's IDX format: two zeros, type, number of dimensions, big-endian sizes, bytes."""
     try:
         with gzip.open(path) as file:
             content = file.read()

@@ -13,9 +13,10 @@ _BATCH = 250  # images whose responses are held at a time
 class RandomPatches:
     """Features of images by convolution with whitened random patches (Coates, Ng 2012; Recht et al. 2018).
 
-    `count` patches of `size`×`size` pixels are drawn at random places of random training images, freed of their mean
-    and contrast and whitened, f. A patch p of an image, treated likewise, responds with relu(f·p − b) and
-    relu(−f·p − b); the responses are averaged over the four quarters of the image. Nothing is trained.
+    `count` patches of `size`×`size` pixels are drawn at random places of random training images, freed of
+    their mean and contrast and whitened, f. A patch p of an image, treated likewise, responds with
+    relu(f·p − b) and relu(−f·p − b); the responses are averaged over the four quarters of the image. Nothing
+    is trained.
 
     Raises ValueError for fewer than one patch, patches larger than the images, a negative bias b.
     """
@@ -25,21 +26,31 @@ class RandomPatches:
         if not (isinstance(count, int) and count >= 1):
             raise ValueError(f"count must be a whole number of patches ≥ 1, not {count!r}.")
         if not 1 <= size <= min(height, width):
-            raise ValueError(f"size must be from 1 to the {min(height, width)} pixels of an image, not {size}.")
+            raise ValueError(
+                f"size must be from 1 to the {min(height, width)} pixels of an image, not {size}."
+            )
         if not bias >= 0:
             raise ValueError(f"bias must be 0 or positive, not {bias}.")
         self.images, self.size, self.bias = images, size, bias
         rng, device = generator(seed, "patches"), images.x.device
         drawn = max(count, 10_000)  # the whitening is estimated on these
         which = torch.randint(n, (drawn,), generator=rng).to(device)
-        rows, columns = (torch.randint(side - size + 1, (drawn,), generator=rng).to(device) for side in (height, width))
+        rows, columns = (
+            torch.randint(side - size + 1, (drawn,), generator=rng).to(device) for side in (height, width)
+        )
         span = torch.arange(size, device=device)
-        patches = images.x[which[:, None, None], :, (rows[:, None] + span)[:, :, None], (columns[:, None] + span)[:, None, :]]
-        patches = patches.permute(0, 3, 1, 2).reshape(drawn, -1).float() / 255  # (drawn, d), d = channels·size²
+        patches = images.x[
+            which[:, None, None], :, (rows[:, None] + span)[:, :, None], (columns[:, None] + span)[:, None, :]
+        ]
+        patches = (
+            patches.permute(0, 3, 1, 2).reshape(drawn, -1).float() / 255
+        )  # (drawn, d), d = channels·size²
         patches = _contrast(patches)
         self.mean = patches.mean(0)
         values, vectors = torch.linalg.eigh((patches - self.mean).T @ (patches - self.mean) / drawn)
-        whiten = vectors * (values.clamp(min=0) + 0.1 * values.mean()).rsqrt() @ vectors.T  # (d, d), symmetric
+        whiten = (
+            vectors * (values.clamp(min=0) + 0.1 * values.mean()).rsqrt() @ vectors.T
+        )  # (d, d), symmetric
         filters = (patches[:count] - self.mean) @ whiten
         filters = filters / filters.norm(dim=1, keepdim=True).clamp(min=1e-8)  # (count, d)
         self.filters = filters @ whiten  # they act on patches that are not whitened yet
@@ -58,10 +69,10 @@ class RandomPatches:
 
 
 def ridge(features: Tensor, y: Tensor, classes: int, penalty: float) -> tuple[Tensor, Tensor]:
-    """Least squares of one-hot classes on standardized features with penalty·n·‖weights‖²; (weights, constant).
+    """Least squares of one-hot classes on standardized features, with penalty·n·‖weights‖² added.
 
-    features: (n, p), y: (n,) class numbers; scores of features f are f @ weights + constant, (classes,). By the
-    smaller of the p×p and the n×n system, in float64.
+    features: (n, p), y: (n,) class numbers. Returns (weights, constant): the scores of features f are
+    f @ weights + constant, (classes,). By the smaller of the p×p and the n×n system, in float64.
     """
     if not penalty > 0:
         raise ValueError(f"penalty must be positive, not {penalty}.")

@@ -33,14 +33,14 @@ class Scaled(nn.Module):
     """F_α(u) = α(h(w0 + u/α) − h(w0)) of a module h at its present weights w0; F_∞(u) = Dh(w0)u.
 
     Its parameters are u, zero at the start and shaped as those of the module, so any torch optimizer trains
-    it. At α = ∞ the module may be any that is deterministic; at finite α it is built of Conv2d (zero padding),
-    Linear, ReLU, MaxPool2d (windows that do not overlap), AvgPool2d, Flatten, Sequential and
+    it. At α = ∞ the module may be any that is deterministic; at finite α it is built of Conv2d (zero
+    padding), Linear, ReLU, MaxPool2d (windows that do not overlap), AvgPool2d, Flatten, Sequential and
     `convnets.Residual`.
 
     module: copied by reference and frozen; its parameters are w0 (float32 or float64).
     alpha: output scale > 0, or math.inf for the tangent model.
-    two_passes: at finite α, compute F_α as it is written instead. That takes half the time, and is as good where
-        α‖h(w0)‖ is small against the targets, so that the subtraction costs no digits that matter.
+    two_passes: at finite α, compute F_α as it is written instead. That takes half the time, and is as good
+        where α‖h(w0)‖ is small against the targets, so that the subtraction costs no digits that matter.
 
     Raises ValueError for an α that is not positive, TypeError for a layer that it does not know.
     """
@@ -63,11 +63,15 @@ class Scaled(nn.Module):
 
     def weights(self) -> dict[str, Tensor]:
         """w = w0 + u/α by name, for a look at the network itself (at large α it rounds to w0)."""
-        return {name: w + u.detach() / self.alpha for (name, w), u in zip(self.module.named_parameters(), self.u)}
+        return {
+            name: w + u.detach() / self.alpha for (name, w), u in zip(self.module.named_parameters(), self.u)
+        }
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs F_α(u), (n, classes), for inputs (n, channels, height, width)."""
-        if math.isinf(self.alpha) and not torch.compiler.is_compiling():  # compilers do better with plain layers
+        if (
+            math.isinf(self.alpha) and not torch.compiler.is_compiling()
+        ):  # compilers do better with plain layers
             return tangent_outputs(self.module, self.displacement(), x)
         if self.two_passes:
             return plain_outputs(self.module, self.displacement(), x, self.alpha)
@@ -79,8 +83,11 @@ class Scaled(nn.Module):
         kept: a list to which one boolean tensor a ReLU is added: units that are on the side of w0.
         """
         displacement = self.displacement()
-        u = {name: _Layer(displacement[f"{name}.weight"], displacement.get(f"{name}.bias"))
-             for name, layer in self.module.named_modules() if isinstance(layer, (nn.Conv2d, nn.Linear))}
+        u = {
+            name: _Layer(displacement[f"{name}.weight"], displacement.get(f"{name}.bias"))
+            for name, layer in self.module.named_modules()
+            if isinstance(layer, (nn.Conv2d, nn.Linear))
+        }
         _, delta = _propagate(self.module, "", x, None, _Pass(self.alpha, u, kept))
         return delta
 
@@ -104,7 +111,7 @@ def tangent_outputs(module: nn.Module, u: dict[str, Tensor], x: Tensor) -> Tenso
 
 
 def plain_outputs(module: nn.Module, u: dict[str, Tensor], x: Tensor, alpha: float) -> Tensor:
-    """α(h(w0 + u/α) − h(w0)) as it is written: two forward passes and a subtraction that cancels at large α."""
+    """α(h(w0 + u/α) − h(w0)) as it is written: two forward passes and a subtraction that cancels."""
     w = {name: w0.detach() + u[name] / alpha for name, w0 in module.named_parameters()}
     with torch.no_grad():
         start = module(x)
@@ -183,22 +190,38 @@ def _max_pool(layer: nn.MaxPool2d, z: Tensor, delta: Tensor, run: _Pass) -> tupl
     with torch.no_grad():
         top = nnf.max_pool2d(z, size)
         height, width = (n * size for n in top.shape[-2:])  # what is left over at the edge is in no window
-        windows = z[..., :height, :width].unflatten(2, (-1, size)).unflatten(4, (-1, size))  # (n, c, h, s, w, s)
-        gap = (top[:, :, :, None, :, None] - windows).flatten(4, 5).flatten(2, 3)  # ≥ 0, exactly 0 at the maximum
+        windows = (
+            z[..., :height, :width].unflatten(2, (-1, size)).unflatten(4, (-1, size))
+        )  # (n, c, h, s, w, s)
+        gap = (
+            (top[:, :, :, None, :, None] - windows).flatten(4, 5).flatten(2, 3)
+        )  # ≥ 0, exactly 0 at the maximum
     return top, nnf.max_pool2d(torch.sub(delta[..., :height, :width], gap, alpha=run.alpha), size)
 
 
 def _check_layers(module: nn.Module) -> None:
     plain = (nn.Sequential, Residual, nn.Linear, nn.ReLU, nn.AvgPool2d, nn.Flatten)
     for layer in module.modules():
-        conv = isinstance(layer, nn.Conv2d) and layer.groups == 1 and layer.padding_mode == "zeros" \
+        conv = (
+            isinstance(layer, nn.Conv2d)
+            and layer.groups == 1
+            and layer.padding_mode == "zeros"
             and layer.dilation == (1, 1)
-        pool = isinstance(layer, nn.MaxPool2d) and isinstance(layer.kernel_size, int) and not layer.ceil_mode \
-            and layer.stride == layer.kernel_size and layer.padding == 0 and layer.dilation == 1
+        )
+        pool = (
+            isinstance(layer, nn.MaxPool2d)
+            and isinstance(layer.kernel_size, int)
+            and not layer.ceil_mode
+            and layer.stride == layer.kernel_size
+            and layer.padding == 0
+            and layer.dilation == 1
+        )
         if not (conv or pool or isinstance(layer, plain)):
             raise TypeError(_unknown(layer))
 
 
 def _unknown(layer: nn.Module) -> str:
-    return ("a network at finite α must be made of Conv2d, Linear, ReLU, MaxPool2d, AvgPool2d, Flatten, Sequential "
-            f"and Residual, in their plain forms, not {layer}; at α = inf any module will do.")
+    return (
+        "a network at finite α must be made of Conv2d, Linear, ReLU, MaxPool2d, AvgPool2d, Flatten, "
+        f"Sequential and Residual, in their plain forms, not {layer}; at α = inf any module will do."
+    )

@@ -35,11 +35,12 @@ EVALUATED = 500  # images a batch where nothing is trained
 class Recipe:
     """How to train; the defaults are those of COB, figure 3a.
 
-    loss: "square" (mean over images and classes of (f − one-hot)², as torch's MSELoss has it, so without ½) or
+    loss: "square" (mean over images and classes of (f − one-hot)², as torch's MSELoss has it, without ½) or
         "cross-entropy".
     lr, decay: the step is lr/(1 + decay·t) throughout epoch t = 0, 1, …
     epochs, batch: batch is in images; the last batch of an epoch holds what is left.
-    augment: whether each image is cropped from itself with a black border of 4 pixels, and mirrored half of the time.
+    augment: whether each image is cropped from itself with a black border of 4 pixels, and mirrored
+        half of the time.
 
     Raises ValueError, in one sentence, for a value that is not allowed.
     """
@@ -59,7 +60,11 @@ class Recipe:
             value = getattr(self, name)
             if isinstance(value, bool) or not (isinstance(value, int) and value >= least):
                 raise ValueError(f"{name} must be a whole number ≥ {least}, not {value!r}.")
-        for name, fine in (("lr", self.lr > 0), ("momentum", 0 <= self.momentum < 1), ("decay", self.decay >= 0)):
+        for name, fine in (
+            ("lr", self.lr > 0),
+            ("momentum", 0 <= self.momentum < 1),
+            ("decay", self.decay >= 0),
+        ):
             if not (math.isfinite(getattr(self, name)) and fine):
                 allowed = {"lr": "positive", "momentum": "from 0 to below 1", "decay": "0 or positive"}[name]
                 raise ValueError(f"{name} must be finite and {allowed}, not {getattr(self, name)}.")
@@ -72,8 +77,8 @@ class Recipe:
 
 
 class Epoch(NamedTuple):
-    """What an epoch reports. Accuracies are shares; loss and train_accuracy are means over the epoch's batches
-    as they came, augmented and before each step. diverged: the loss was no longer finite, and training ended."""
+    """What an epoch reports. Accuracies are shares; loss and train_accuracy are means over its batches as
+    they came, augmented and before each step. diverged: the loss was no longer finite, and training ended."""
 
     number: int  # 1, 2, …
     loss: float
@@ -87,9 +92,18 @@ class Paused(Exception):
     """Time is up; what was reached is on disk."""
 
 
-def train(model: nn.Module, images: Images, recipe: Recipe, *, seed: int = 0, checkpoint: str | os.PathLike | None = None,
-          precision: str | None = None, compiled: bool | None = None, test_every: int = 1, title: str = "training",
-          ) -> Iterator[Epoch]:
+def train(
+    model: nn.Module,
+    images: Images,
+    recipe: Recipe,
+    *,
+    seed: int = 0,
+    checkpoint: str | os.PathLike | None = None,
+    precision: str | None = None,
+    compiled: bool | None = None,
+    test_every: int = 1,
+    title: str = "training",
+) -> Iterator[Epoch]:
     """Train the model's parameters in place; yields each `Epoch`, those of a resumed run again first.
 
     model: maps normalized images (n, c, h, w) to outputs (n, classes); on the device of `images`.
@@ -126,7 +140,11 @@ def train(model: nn.Module, images: Images, recipe: Recipe, *, seed: int = 0, ch
             loss, right = _one_epoch(model, forward, images, recipe, optimizer, precision, seed, number)
             speed = len(images.x) / (time.perf_counter() - start)
             last = number + 1 == recipe.epochs or not math.isfinite(loss)
-            test = accuracy(model, images, precision=precision) if last or (number + 1) % test_every == 0 else math.nan
+            test = (
+                accuracy(model, images, precision=precision)
+                if last or (number + 1) % test_every == 0
+                else math.nan
+            )
             epoch = Epoch(number + 1, loss, right, test, speed, not math.isfinite(loss))
             history.append(epoch)
             if path:
@@ -139,7 +157,7 @@ def train(model: nn.Module, images: Images, recipe: Recipe, *, seed: int = 0, ch
 
 
 def best_precision(device: str | torch.device) -> str:
-    """"bfloat16" where it is native (CUDA from Ampere on, CPUs with AVX512-BF16 or AMX), else "float32"."""
+    """ "bfloat16" where it is native (CUDA from Ampere on, CPUs with AVX512-BF16 or AMX), else "float32"."""
     if torch.device(device).type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     native = any(getattr(torch.cpu, f"_is_{name}_supported", bool)() for name in ("avx512_bf16", "amx_tile"))
@@ -192,13 +210,17 @@ def computing(precision: str, device: str | torch.device) -> Iterator[None]:
 # ---- one epoch ----
 
 
-def _one_epoch(model, forward, images: Images, recipe: Recipe, optimizer, precision: str, seed: int, number: int):
+def _one_epoch(
+    model, forward, images: Images, recipe: Recipe, optimizer, precision: str, seed: int, number: int
+):
     """Mean loss and share of images put in their class, over the batches of epoch `number` = 0, 1, …"""
     rng, n, device = generator(seed, f"epoch {number}"), len(images.x), images.x.device
     order = torch.randperm(n, generator=rng).to(device)
     shift = torch.randint(9, (n, 2), generator=rng).to(device)
     flip = (torch.rand(n, generator=rng) < 0.5).to(device)
-    sums = torch.zeros(2, dtype=torch.float64, device=device)  # kept on the device: reading them would make it wait
+    sums = torch.zeros(
+        2, dtype=torch.float64, device=device
+    )  # kept on the device: reading them would make it wait
     for rows in order.split(recipe.batch):
         x, y = images.x[rows], images.y[rows]
         x = _inputs(images, augment(x, shift[rows], flip[rows]) if recipe.augment else x, precision)
@@ -234,7 +256,9 @@ def _forward(model: nn.Module, compiled: bool) -> Any:
                 outputs = fast(x)
                 works.append(True)
                 return outputs
-            except Exception as error:  # whatever the compiler stumbles over: the plain pass is right, only slower
+            except (
+                Exception
+            ) as error:  # whatever the compiler stumbles over: the plain pass is right, only slower
                 reason = " ".join(str(error).split())[:200]
                 warnings.warn(f"torch.compile failed ({reason}), training goes on without it.", stacklevel=2)
                 works.append(False)
@@ -254,7 +278,7 @@ def _checked_precision(precision: str | None, device: torch.device) -> str:
 
 
 def _key(model: nn.Module, images: Images, recipe: Recipe, seed: int, precision: str) -> str:
-    """A digest of all that a run's result depends on: weights at the start, α, data, recipe, seed, precision."""
+    """A digest of all that a run's result depends on: w0, u, α, data, recipe, seed, precision."""
     start = [(name, w) for name, w in sorted(model.state_dict().items())]
     data = [images.name, images.x, images.y, images.x_test, images.y_test, images.mean, images.std]
     how = [getattr(model, name, None) for name in ("alpha", "two_passes")]
@@ -265,8 +289,12 @@ def _save(path: Path, key: str, parameters: list, optimizer, history: list[Epoch
     """Write the checkpoint whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     momentum = [optimizer.state[w].get("momentum_buffer") for w in parameters]
-    content = {"key": key, "parameters": [w.detach().cpu() for w in parameters],
-               "momentum": [None if m is None else m.cpu() for m in momentum], "history": [list(e) for e in history]}
+    content = {
+        "key": key,
+        "parameters": [w.detach().cpu() for w in parameters],
+        "momentum": [None if m is None else m.cpu() for m in momentum],
+        "history": [list(e) for e in history],
+    }
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -287,11 +315,15 @@ def _load(path: Path, key: str, parameters: list, optimizer) -> list[Epoch]:
         found, history = content["key"], [Epoch(*entry) for entry in content["history"]]
         saved = list(zip(parameters, content["parameters"], content["momentum"], strict=True))
     except Exception as error:  # of many kinds, by where the file is cut
-        warnings.warn(f"the checkpoint {path} is damaged ({type(error).__name__}), the run starts anew.", stacklevel=3)
+        warnings.warn(
+            f"the checkpoint {path} is damaged ({type(error).__name__}), the run starts anew.", stacklevel=3
+        )
         return []
     if found != key:
-        raise ValueError(f"the checkpoint {path} belongs to a run with other weights, data or settings: "
-                         "remove it, or name another file.")
+        raise ValueError(
+            f"the checkpoint {path} belongs to a run with other weights, data or settings: "
+            "remove it, or name another file."
+        )
     with torch.no_grad():
         for w, value, momentum in saved:
             w.copy_(value)

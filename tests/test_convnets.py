@@ -13,13 +13,24 @@ def convolutions(net):
     return [layer for layer in net.modules() if isinstance(layer, nn.Conv2d)]
 
 
-@pytest.mark.parametrize(("name", "widths", "weights"), [
-    ("vgg11", [64, 128, 256, 256, 512, 512, 512, 512],
-     9 * (3 * 64 + 64 * 128 + 128 * 256 + 256**2 + 256 * 512 + 3 * 512**2)),
-    ("resnet18", [64] * 5 + [128] * 5 + [256] * 5 + [512] * 5,  # two 3×3 a block, a 1×1 where the width changes
-     9 * (3 * 64 + 4 * 64**2 + 64 * 128 + 3 * 128**2 + 128 * 256 + 3 * 256**2 + 256 * 512 + 3 * 512**2)
-     + 64 * 128 + 128 * 256 + 256 * 512),
-])
+@pytest.mark.parametrize(
+    ("name", "widths", "weights"),
+    [
+        (
+            "vgg11",
+            [64, 128, 256, 256, 512, 512, 512, 512],
+            9 * (3 * 64 + 64 * 128 + 128 * 256 + 256**2 + 256 * 512 + 3 * 512**2),
+        ),
+        (
+            "resnet18",
+            [64] * 5 + [128] * 5 + [256] * 5 + [512] * 5,  # two 3×3 a block, a 1×1 where the width changes
+            9 * (3 * 64 + 4 * 64**2 + 64 * 128 + 3 * 128**2 + 128 * 256 + 3 * 256**2 + 256 * 512 + 3 * 512**2)
+            + 64 * 128
+            + 128 * 256
+            + 256 * 512,
+        ),
+    ],
+)
 def test_channels_and_parameters(name, widths, weights):
     net = convnet(name)
     assert [layer.out_channels for layer in convolutions(net)] == widths
@@ -51,16 +62,29 @@ def test_a_gain_multiplies_the_output_by_its_ninth_power():
 
 
 def test_there_is_no_batch_normalization_and_a_seed_fixes_the_weights():
-    net, same, other = convnet("resnet18", 1 / 8), convnet("resnet18", 1 / 8), convnet("resnet18", 1 / 8, seed=1)
+    net, same, other = (
+        convnet("resnet18", 1 / 8),
+        convnet("resnet18", 1 / 8),
+        convnet("resnet18", 1 / 8, seed=1),
+    )
     assert not any("Norm" in type(layer).__name__ for layer in net.modules())
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), same.parameters()))
     assert not torch.equal(next(net.parameters()), next(other.parameters()))
 
 
-@pytest.mark.parametrize(("arguments", "word"), [
-    ({"name": "vgg12"}, "vgg11, resnet18"), ({"k": 0.0}, "k must"), ({"k": -1}, "k must"), ({"k": 0.3}, "k must"),
-    ({"k": math.nan}, "k must"), ({"k": True}, "k must"), ({"gain": 0.0}, "gain must"), ({"classes": 0}, "classes must"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ({"name": "vgg12"}, "vgg11, resnet18"),
+        ({"k": 0.0}, "k must"),
+        ({"k": -1}, "k must"),
+        ({"k": 0.3}, "k must"),
+        ({"k": math.nan}, "k must"),
+        ({"k": True}, "k must"),
+        ({"gain": 0.0}, "gain must"),
+        ({"classes": 0}, "classes must"),
+    ],
+)
 def test_bad_arguments_are_refused_in_one_sentence(arguments, word):
     with pytest.raises(ValueError, match=word) as error:
         convnet(**{"name": "vgg11", **arguments})

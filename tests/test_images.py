@@ -39,13 +39,18 @@ def small_cifar(tmp_path, monkeypatch):
 def no_network(monkeypatch):
     def refuse(*args, **kwargs):
         raise OSError("no network")
+
     monkeypatch.setattr("urllib.request.urlopen", refuse)
 
 
 def test_cifar_is_read_as_it_is_stored(small_cifar):
     found = cifar10(small_cifar.parent)
     raw = pickle.loads((small_cifar / "data_batch_2").read_bytes())
-    assert found.x.shape == (50, 3, 32, 32) and found.x.dtype == torch.uint8 and found.x_test.shape == (10, 3, 32, 32)
+    assert (
+        found.x.shape == (50, 3, 32, 32)
+        and found.x.dtype == torch.uint8
+        and found.x_test.shape == (10, 3, 32, 32)
+    )
     np.testing.assert_array_equal(found.x[13], raw["data"][3].reshape(3, 32, 32))
     assert found.y[10:20].tolist() == list(range(10)) and found.class_count == 10
 
@@ -67,7 +72,12 @@ def test_without_data_and_network_one_sentence_says_what_to_do(tmp_path, no_netw
     with pytest.raises(DataMissing) as error:
         cifar10()
     text = str(error.value)
-    assert str(tmp_path / CIFAR.base_folder) in text and CIFAR.url in text and "LAZYLIB_DATA" in text and "\n" not in text
+    assert (
+        str(tmp_path / CIFAR.base_folder) in text
+        and CIFAR.url in text
+        and "LAZYLIB_DATA" in text
+        and "\n" not in text
+    )
     with pytest.raises(DataMissing, match="fashion"):
         fashion_mnist(tmp_path)
 
@@ -104,7 +114,11 @@ def test_debians_fashion_mnist_is_read_and_checked(tmp_path, monkeypatch):
     monkeypatch.setattr(images, "DEBIAN_FASHION", debian)
     monkeypatch.setenv("LAZYLIB_DATA", str(tmp_path / "empty"))
     found = fashion_mnist()
-    assert found.x.shape == (3, 1, 28, 28) and found.y.tolist() == [0, 9, 4] and found.x_test.shape == (2, 1, 28, 28)
+    assert (
+        found.x.shape == (3, 1, 28, 28)
+        and found.y.tolist() == [0, 9, 4]
+        and found.x_test.shape == (2, 1, 28, 28)
+    )
     np.testing.assert_array_equal(found.x[2, 0], x[2])
     packed = (debian / names[0]).read_bytes()
     (debian / names[0]).write_bytes(packed[:-8] + bytes([packed[-8] ^ 1]) + packed[-7:])  # its CRC
@@ -114,7 +128,15 @@ def test_debians_fashion_mnist_is_read_and_checked(tmp_path, monkeypatch):
 
 
 def set_of(x):
-    return Images("made", x, torch.zeros(len(x), dtype=torch.long), x, torch.zeros(len(x), dtype=torch.long), (0.5,) * 3, (0.25,) * 3)
+    return Images(
+        "made",
+        x,
+        torch.zeros(len(x), dtype=torch.long),
+        x,
+        torch.zeros(len(x), dtype=torch.long),
+        (0.5,) * 3,
+        (0.25,) * 3,
+    )
 
 
 def test_augmentation_is_pad_crop_and_flip():

@@ -28,8 +28,12 @@ def test_it_is_the_product_of_jacobians(name, entries, monkeypatch):
 
 
 def test_strides_pads_and_missing_biases():
-    net = nn.Sequential(nn.Conv2d(2, 3, (3, 2), stride=2, padding=1, bias=False), nn.Softplus(), nn.Flatten(),
-                        nn.Linear(36, 4, bias=False)).double()
+    net = nn.Sequential(
+        nn.Conv2d(2, 3, (3, 2), stride=2, padding=1, bias=False),
+        nn.Softplus(),
+        nn.Flatten(),
+        nn.Linear(36, 4, bias=False),
+    ).double()
     x = torch.randn(3, 2, 6, 6).double()
     left = jacobian(net, x)
     torch.testing.assert_close(layer_kernel(net, x), left @ left.T)
@@ -38,7 +42,9 @@ def test_strides_pads_and_missing_biases():
 def test_frozen_weights_will_do_and_nothing_is_left_behind():
     net = convnet("vgg11", 1 / 64).requires_grad_(False)
     layer_kernel(net, torch.randn(2, 3, 32, 32))
-    assert not any(layer._forward_hooks for layer in net.modules()) and not any(w.requires_grad for w in net.parameters())
+    assert not any(layer._forward_hooks for layer in net.modules()) and not any(
+        w.requires_grad for w in net.parameters()
+    )
 
 
 def test_an_unknown_layer_with_weights_is_named():

@@ -26,7 +26,12 @@ def chapter(tmp_path, monkeypatch):
     monkeypatch.setenv("LAZYLIB_MINUTES", "")
 
     def run(source, *options):
-        path = write(tmp_path / "chapters/a.ipynb", text("# A"), code('preset: str = "laptop"', tags=("parameters",)), code(source))
+        path = write(
+            tmp_path / "chapters/a.ipynb",
+            text("# A"),
+            code('preset: str = "laptop"', tags=("parameters",)),
+            code(source),
+        )
         monkeypatch.setattr(pieces, "ROOT", tmp_path)
         monkeypatch.setattr(pieces, "notebooks", lambda: [path])
         monkeypatch.setattr(sys, "argv", ["pieces", "a", "--into", str(tmp_path / "out"), *options])

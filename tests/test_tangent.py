@@ -1,4 +1,4 @@
-"""The scaled model α(h(w) − h(w0)) in differences, against the formula in float64 and against forward mode."""
+"""The scaled model in differences, against the formula in float64 and against forward mode."""
 
 import copy
 import math
@@ -40,7 +40,9 @@ def double(u):
 def test_differences_agree_with_the_formula(name, alpha):
     net, x, u = problem(name, torch.float64)
     expected = plain_outputs(net, u, x, alpha)
-    torch.testing.assert_close(scaled(net, alpha, u).propagate(x), expected, rtol=1e-6, atol=1e-6 * expected.std().item())
+    torch.testing.assert_close(
+        scaled(net, alpha, u).propagate(x), expected, rtol=1e-6, atol=1e-6 * expected.std().item()
+    )
 
 
 @pytest.mark.parametrize("name", ["vgg11", "resnet18"])
@@ -57,7 +59,10 @@ def test_the_limit_is_the_forward_mode_derivative(name):
     net, x, u = problem(name, torch.float64)
     tangent = tangent_outputs(net, u, x)
     step = 1e-7  # a central difference, on inputs where no kink is that near
-    moved = [torch.func.functional_call(net, {n: w + s * u[n] for n, w in net.named_parameters()}, (x,)) for s in (step, -step)]
+    moved = [
+        torch.func.functional_call(net, {n: w + s * u[n] for n, w in net.named_parameters()}, (x,))
+        for s in (step, -step)
+    ]
     torch.testing.assert_close(tangent, (moved[0] - moved[1]) / (2 * step), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(scaled(net, math.inf, u)(x), tangent)
     torch.testing.assert_close(scaled(net, math.inf, u).propagate(x), tangent)
@@ -71,7 +76,9 @@ def test_the_gradient_is_that_of_the_network_at_its_weights(alpha):
     model, cotangent = scaled(net, alpha, u), torch.randn(6, 10, dtype=torch.float64)
     ours = torch.autograd.grad((model(x) * cotangent).sum(), list(model.u))
     w = {name: (w + u[name] / alpha).detach().requires_grad_() for name, w in net.named_parameters()}
-    expected = torch.autograd.grad((torch.func.functional_call(net, w, (x,)) * cotangent).sum(), list(w.values()))
+    expected = torch.autograd.grad(
+        (torch.func.functional_call(net, w, (x,)) * cotangent).sum(), list(w.values())
+    )
     for got, wanted in zip(ours, expected):
         torch.testing.assert_close(got, wanted, rtol=1e-6, atol=1e-6 * wanted.abs().max().item())
 
@@ -82,7 +89,9 @@ def test_two_passes_are_the_formula_and_have_its_gradient():
     plain.load_state_dict(ours.state_dict())
     torch.testing.assert_close(plain(x), ours(x))
     assert plain(x).equal(plain_outputs(net, u, x, 3.0))
-    for got, wanted in zip(*(torch.autograd.grad(model(x).square().sum(), list(model.u)) for model in (plain, ours))):
+    for got, wanted in zip(
+        *(torch.autograd.grad(model(x).square().sum(), list(model.u)) for model in (plain, ours))
+    ):
         torch.testing.assert_close(got, wanted, rtol=1e-6, atol=1e-6 * wanted.abs().max().item())
 
 
@@ -102,8 +111,11 @@ def test_stability_is_the_share_of_units_on_their_side():
 
     def signs(weights):
         found = []
-        hooks = [layer.register_forward_hook(lambda *a: found.append(a[2] > 0)) for layer in net.modules()
-                 if isinstance(layer, nn.ReLU)]
+        hooks = [
+            layer.register_forward_hook(lambda *a: found.append(a[2] > 0))
+            for layer in net.modules()
+            if isinstance(layer, nn.ReLU)
+        ]
         torch.func.functional_call(net, weights, (x,))
         for hook in hooks:
             hook.remove()
@@ -125,13 +137,18 @@ def test_any_module_has_a_tangent_model():
     x, model = torch.randn(5, 4).double(), Scaled(net, math.inf)
     for w in model.u:
         w.data = torch.randn_like(w)
-    expected = torch.func.jvp(lambda *w: torch.func.functional_call(net, dict(zip(model.names, w)), (x,)),
-                              tuple(w.detach() for w in net.parameters()), tuple(w.detach() for w in model.u))[1]
+    expected = torch.func.jvp(
+        lambda *w: torch.func.functional_call(net, dict(zip(model.names, w)), (x,)),
+        tuple(w.detach() for w in net.parameters()),
+        tuple(w.detach() for w in model.u),
+    )[1]
     torch.testing.assert_close(model(x).detach(), expected)
 
 
 def test_pooling_leaves_out_the_edge_as_torch_does():
-    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 3)).double()
+    net = nn.Sequential(
+        nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 3)
+    ).double()
     x, u = torch.randn(4, 1, 7, 7).double(), {n: torch.randn_like(w) for n, w in net.named_parameters()}
     torch.testing.assert_close(scaled(net, 2.0, u).propagate(x), plain_outputs(net, u, x, 2.0))
 
@@ -142,7 +159,9 @@ def test_a_scale_that_is_not_positive_is_refused(alpha):
         Scaled(convnet("vgg11", 1 / 64), alpha)
 
 
-@pytest.mark.parametrize("layer", [nn.Softplus(), nn.BatchNorm2d(2), nn.MaxPool2d(3, 2), nn.Conv2d(2, 2, 3, groups=2)])
+@pytest.mark.parametrize(
+    "layer", [nn.Softplus(), nn.BatchNorm2d(2), nn.MaxPool2d(3, 2), nn.Conv2d(2, 2, 3, groups=2)]
+)
 def test_an_unknown_layer_is_named(layer):
     with pytest.raises(TypeError, match=type(layer).__name__):
         Scaled(nn.Sequential(nn.Conv2d(1, 2, 3), layer), 10.0)

@@ -31,7 +31,7 @@ SHORT = Recipe(epochs=3, batch=16, lr=0.003)
 
 
 def by_hand(data, alpha, recipe, seed):
-    """The published loop: SGD on the weights w of the network, of R(αh)/α², in float64, no library but torch."""
+    """The published loop: SGD on the weights w of the network, of R(αh)/α², in float64, by torch alone."""
     start = convnet("vgg11", 1 / 32, gain=1.4, classes=3).double()
     net = copy.deepcopy(start)
     optimizer = torch.optim.SGD(net.parameters(), lr=recipe.lr, momentum=recipe.momentum)
@@ -67,7 +67,7 @@ def test_it_is_the_published_loop_in_other_variables(data, alpha, loss, augmente
 
 
 def test_in_float32_it_follows_float64_where_the_plain_loop_cannot(data):
-    """α = 10⁷: outputs after training, ours in float32 against ours in float64; and the plain formula's error."""
+    """α = 10⁷: outputs after training, float32 against float64; and the plain formula's error."""
     found = {}
     for precision, dtype in (("float32", torch.float32), ("float64", torch.float64)):
         ours = Scaled(convnet("vgg11", 1 / 32, gain=1.4, classes=3).to(dtype), 1e7)
@@ -103,13 +103,16 @@ def test_a_killed_run_resumes_to_the_same_weights(data, alpha, tmp_path):
     again = model(alpha)
     found = list(train(again, data, SHORT, precision="float32", checkpoint=tmp_path / "run.pt"))
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters()))
-    assert [(e.loss, e.train_accuracy, e.test_accuracy) for e in found] == \
-        [(e.loss, e.train_accuracy, e.test_accuracy) for e in expected]
+    assert [(e.loss, e.train_accuracy, e.test_accuracy) for e in found] == [
+        (e.loss, e.train_accuracy, e.test_accuracy) for e in expected
+    ]
     assert [path.name for path in tmp_path.iterdir()] == ["run.pt"]
 
 
 def test_only_some_epochs_are_tested_and_always_the_last(data):
-    found = list(train(model(), data, Recipe(epochs=5, batch=16, lr=0.003), precision="float32", test_every=2))
+    found = list(
+        train(model(), data, Recipe(epochs=5, batch=16, lr=0.003), precision="float32", test_every=2)
+    )
     assert [math.isnan(e.test_accuracy) for e in found] == [True, False, True, False, False]
 
 
@@ -125,9 +128,13 @@ def test_a_checkpoint_of_another_run_is_refused_and_left_alone(data, tmp_path, c
     path = tmp_path / "run.pt"
     next(train(model(), data, SHORT, precision="float32", checkpoint=path))
     before = path.read_bytes()
-    other = {"recipe": (model(), data, Recipe(epochs=3, batch=16, lr=0.004), 0), "alpha": (model(20.0), data, SHORT, 0),
-             "weights": (Scaled(convnet("vgg11", 1 / 32, classes=3), 10.0), data, SHORT, 0),
-             "data": (model(), data.take(39, 10), SHORT, 0), "seed": (model(), data, SHORT, 1)}[change]
+    other = {
+        "recipe": (model(), data, Recipe(epochs=3, batch=16, lr=0.004), 0),
+        "alpha": (model(20.0), data, SHORT, 0),
+        "weights": (Scaled(convnet("vgg11", 1 / 32, classes=3), 10.0), data, SHORT, 0),
+        "data": (model(), data.take(39, 10), SHORT, 0),
+        "seed": (model(), data, SHORT, 1),
+    }[change]
     with pytest.raises(ValueError, match="belongs to a run with other"):
         next(train(*other[:3], seed=other[3], precision="float32", checkpoint=path))
     assert path.read_bytes() == before
@@ -157,8 +164,10 @@ def test_a_run_that_diverges_says_so_and_stops(data):
 
 
 def test_bfloat16_learns_as_float32_does(data):
-    found = [list(train(model(), data, Recipe(epochs=8, batch=8, lr=0.003), precision=name))[-1]
-             for name in ("float32", "bfloat16")]
+    found = [
+        list(train(model(), data, Recipe(epochs=8, batch=8, lr=0.003), precision=name))[-1]
+        for name in ("float32", "bfloat16")
+    ]
     assert abs(found[0].loss - found[1].loss) < 0.15 * found[0].loss
 
 
@@ -175,7 +184,9 @@ def test_a_model_that_does_not_compile_trains_all_the_same(data, monkeypatch):
     def fails(*args, **kwargs):
         def call(x):
             raise RuntimeError("no compiler")
+
         return call
+
     monkeypatch.setattr(torch, "compile", fails)
     with pytest.warns(UserWarning, match="no compiler"):
         found = list(train(model(), data, SHORT, precision="float32", compiled=True))
@@ -183,10 +194,18 @@ def test_a_model_that_does_not_compile_trains_all_the_same(data, monkeypatch):
     assert [e.loss for e in found] == [e.loss for e in expected]
 
 
-@pytest.mark.parametrize(("arguments", "word"), [
-    ({"loss": "hinge"}, "square, cross-entropy"), ({"lr": 0.0}, "lr must"), ({"lr": math.nan}, "lr must"),
-    ({"epochs": 0}, "epochs must"), ({"batch": 2.5}, "batch must"), ({"momentum": 1.0}, "momentum must"), ({"decay": -1.0}, "decay must"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ({"loss": "hinge"}, "square, cross-entropy"),
+        ({"lr": 0.0}, "lr must"),
+        ({"lr": math.nan}, "lr must"),
+        ({"epochs": 0}, "epochs must"),
+        ({"batch": 2.5}, "batch must"),
+        ({"momentum": 1.0}, "momentum must"),
+        ({"decay": -1.0}, "decay must"),
+    ],
+)
 def test_bad_recipes_are_refused_in_one_sentence(arguments, word):
     with pytest.raises(ValueError, match=word):
         Recipe(**arguments)
@@ -199,6 +218,8 @@ def test_an_unknown_precision_is_refused(data):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_on_a_gpu_it_does_what_it_does_on_a_cpu(data):
-    losses = [[e.loss for e in train(model().to(device), data.to(device), SHORT, precision="float32")]
-              for device in ("cpu", "cuda")]
+    losses = [
+        [e.loss for e in train(model().to(device), data.to(device), SHORT, precision="float32")]
+        for device in ("cpu", "cuda")
+    ]
     torch.testing.assert_close(*map(torch.tensor, losses), rtol=1e-3, atol=0)

@@ -2,7 +2,7 @@
 
 python -m tools.pieces NAME --into DIR [--preset P] [--minutes M] [--pieces N]
 
-A chapter pauses by raising lazylib.training.Paused after LAZYLIB_MINUTES; what it has reached is on disk by then.
+A chapter pauses by raising lazylib.training.Paused after LAZYLIB_MINUTES; what it has reached is on disk.
 Killed at any moment, the same command goes on. Exits with 0 when the chapter is done, 75 if pieces are left.
 """
 
@@ -19,12 +19,18 @@ MORE = 75  # os.EX_TEMPFAIL, which Windows has not
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("name", metavar="NAME", help="chapter, e.g. 07_cifar_gap")
     parser.add_argument("--into", type=Path, required=True, help="folder for the executed copy")
-    parser.add_argument("--preset", default="paper", help="paper (default), or another of the chapter's presets")
+    parser.add_argument(
+        "--preset", default="paper", help="paper (default), or another of the chapter's presets"
+    )
     parser.add_argument("--minutes", type=float, default=8.0, help="length of a piece (default: 8)")
-    parser.add_argument("--pieces", type=int, default=0, help="stop after so many pieces (default: when all is done)")
+    parser.add_argument(
+        "--pieces", type=int, default=0, help="stop after so many pieces (default: when all is done)"
+    )
     given = parser.parse_args()
     chosen = {path.stem: path for path in notebooks()}
     if given.name not in chosen:
