@@ -90,6 +90,12 @@ def test_every_module_that_a_chapter_uses_has_a_page():
     assert {f"api/{name}" for name in api.modules()} <= set(pages())
 
 
+def test_a_paragraph_of_names_and_meanings_becomes_a_list_and_others_stay():
+    text = ["What it does.", "", "x: one", "    and more", "y, z: two", "", "Not: a list,", "since nothing is indented."]
+    assert api.as_list(text)[:5] == ["What it does.", "", "- x: one", "  and more", "- y, z: two"]
+    assert api.as_list(text)[6:8] == text[6:]
+
+
 # --- times ---
 
 

@@ -5,6 +5,7 @@ As an extension of the book's builder it says under every function and class in 
 
 import ast
 import functools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tools.pages import ROOT, notebooks, pages
 
 PREFIX = "api/"
 INDEX = "api/index"
+FIELD = re.compile(r"\w[\w, ]*: ")
 
 
 def modules(root: Path = ROOT) -> list[str]:
@@ -74,8 +76,23 @@ def introduced() -> dict[str, tuple[str, str]]:
     return found
 
 
+def as_list(lines: list[str]) -> list[str]:
+    """Docstring lines with paragraphs of the form "name: meaning", continuation indented, as bullet lists."""
+    done: list[str] = []
+    for paragraph in "\n".join(lines).split("\n\n"):
+        part = paragraph.split("\n")
+        indent = len(part[0]) - len(part[0].lstrip())
+        fields = [bool(FIELD.match(line[indent:])) for line in part]
+        deeper = [line.startswith(" " * (indent + 1)) for line in part]
+        if fields[0] and any(deeper) and all(f or d for f, d in zip(fields, deeper, strict=True)):
+            part = [" " * indent + ("  " if d else "- ") + line.strip() for line, d in zip(part, deeper, strict=True)]
+        done += [*part, ""]
+    return done
+
+
 def _complete(app, what, name, obj, options, lines: list[str]) -> None:
     """Take bars as they are meant in docstrings, |x| and ‖x‖, not as markup; add the link to the chapter."""
+    lines[:] = as_list(lines)
     for number, line in enumerate(lines):
         parts = line.split("``")  # every second one is literal
         lines[number] = "``".join(part if k % 2 else part.replace("|", r"\|") for k, part in enumerate(parts))
