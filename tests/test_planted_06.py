@@ -34,10 +34,14 @@ def trained(m, scale, n, d, seed, w0, T):
 
 
 def shortened(folder):
-    """A copy of the chapter up to its claims, without the figures that come only to be seen."""
+    """A copy of the chapter up to its claims, without the figures and sliders that come only to be seen."""
     notebook = nbformat.read(CHAPTER, as_version=4)
     last = next(k for k, cell in enumerate(notebook.cells) if "ledger.check(" in cell.source)
-    notebook.cells = [cell for cell in notebook.cells[: last + 1] if "mystnb" not in cell.metadata]
+    notebook.cells = [
+        cell
+        for cell in notebook.cells[: last + 1]
+        if "mystnb" not in cell.metadata and "widgets.explore(" not in cell.source
+    ]
     path = folder / CHAPTER.name
     nbformat.write(notebook, path)
     return path
