@@ -6,6 +6,7 @@ standard deviation of a set of solutions (`pca_plane`), or a relative change of 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from .memory import require_memory
 from .nets import ACTIVATIONS, Deep, Transform, TwoLayer
 from .rng import generator
 
+THREAD_WORK = 10_000_000  # outputs of neurons that are worth a thread
 CPU_BLOCK, GPU_BLOCK = (
     1 << 20,
     1 << 28,
@@ -190,23 +192,38 @@ def plane_loss(net, plane: Plane, s, t, x: Tensor, y: Tensor) -> Tensor:
     return (total / (2 * len(x))).view(len(s), len(t))
 
 
+@functools.cache
+def _threads(count: int) -> ThreadPoolExecutor:
+    """Threads that stay: new ones start on one core and take milliseconds, a whole plane, to spread."""
+    return ThreadPoolExecutor(count, "plane")
+
+
 def _compiled_plane_loss(net: TwoLayer, plane: Plane, s, t, x: Tensor, y: Tensor) -> Tensor:
-    """`plane_loss` of a ReLU net on a CPU, the inputs shared among torch's threads."""
-    a, b = net.split(torch.cat([plane.origin[None], plane.directions]))  # (3, m), (3, m, d)
-    z, a = (b @ x.mT).numpy(), (net.scale * a).numpy()  # (3, m, n)
+    """`plane_loss` of a ReLU net on a CPU, the inputs shared among torch's threads where that pays."""
+    m = -(-net.m // 4) * 4  # neurons with all weights zero fill up the fours
+    # (numpy's, as torch's threads would linger on the cores that the ones below need)
+    corners = np.concatenate([plane.origin.numpy()[None], plane.directions.numpy()])  # (3, P)
+    a, b = (v.numpy() for v in net.split(torch.from_numpy(corners)))  # (3, m), (3, m, d)
+    a, b = np.pad(net.scale * a, ((0, 0), (0, m - net.m))), np.pad(b, ((0, 0), (0, m - net.m), (0, 0)))
     s, t = (torch.as_tensor(v, dtype=x.dtype).numpy() for v in (s, t))
-    y = y.numpy()
+    x, y = x.numpy(), y.numpy()
 
     def part(rows: slice) -> np.ndarray:
         total = np.zeros((len(s), len(t)))
-        compiled.plane_loss_sums(np.ascontiguousarray(z[:, :, rows]), a, s, t, y[rows], total)
+        for first in range(rows.start, rows.stop, inputs):
+            some = slice(first, min(first + inputs, rows.stop))
+            z = (b.reshape(3 * m, -1) @ x[some].T).reshape(3, m, -1)
+            compiled.plane_loss_sums(z, a, s, t, y[some], total)
         return total
 
-    count = torch.get_num_threads()
+    inputs = 128 * max(1, CPU_BLOCK // (3 * m * 128 * x.itemsize))  # at a time: their z stays in the cache
+    work = m * len(y) * len(s) * len(t)
+    count = max(1, min(torch.get_num_threads(), work // THREAD_WORK))
     edges = np.linspace(0, len(y), count + 1).astype(int)
-    with ThreadPoolExecutor(count) as pool:
-        total = sum(pool.map(part, map(slice, edges[:-1], edges[1:])))
-    return torch.from_numpy(total / (2 * len(y))).to(x.dtype)
+    parts = [slice(*pair) for pair in zip(edges[:-1], edges[1:], strict=True)]
+    with compiled.one_blas_thread():
+        total = part(parts[0]) if count == 1 else sum(_threads(count).map(part, parts))
+    return torch.from_numpy(total / (2 * len(y))).to(torch.from_numpy(y).dtype)
 
 
 def barrier(f: Callable[[Tensor], Tensor], w: Tensor, other: Tensor, points: int = 25) -> Tensor:

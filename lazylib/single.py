@@ -6,22 +6,14 @@ core works better on a single run, whose arrays stay in its cache.
 
 from __future__ import annotations
 
-import functools
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from scipy.linalg import blas  # noqa: F401  (loads the library that numba's matrix products call)
-from threadpoolctl import ThreadpoolController
 
 from . import compiled, rkc
 from .integrator import Flow
 from .objectives import FusedSquareLoss
-
-
-@functools.cache
-def _libraries() -> ThreadpoolController:
-    return ThreadpoolController()
 
 
 def integrate(objective: FusedSquareLoss, runs, T, times, observe, rtol, max_evals) -> Flow:
@@ -40,7 +32,7 @@ def integrate(objective: FusedSquareLoss, runs, T, times, observe, rtol, max_eva
         u[row], time[row], loss[row] = single.y0, single.t, 0.5 * np.mean((single.run.out - single.run.y) ** 2)
         counts[:, row] = single.evals, single.steps, single.rejected
 
-    with np.errstate(over="ignore", invalid="ignore"), _libraries().limit(limits=1, user_api="blas"):
+    with np.errstate(over="ignore", invalid="ignore"), compiled.one_blas_thread():
         if (workers := min(torch.get_num_threads(), b)) == 1:
             for row in range(b):
                 one(row)
