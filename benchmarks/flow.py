@@ -3,7 +3,9 @@
 Both run the two-layer teacher–student problem (d = 100, n = 1000, m = 50, symmetrized, float32) to the flow time of
 10⁴ gradient-descent steps of the published size, min(10, 0.1/τ²).  The plain loop is written as the published
 codes run it: autograd, one step at a time, the test loss at every iteration.  The flow runs its trials as one batch.
-Errors are relative to a flow in float64 with a tolerance twenty times smaller.  One process, all cores.
+Errors are relative to a flow in float64 with a tolerance twenty times smaller.  At the smallest scales the end of a
+run hangs on which side of a kink it passes, and no tolerance settles it: the last column is how far that reference
+itself is from another one, with a tolerance ten times smaller.  One process, all cores.
 """
 
 import argparse
@@ -59,9 +61,9 @@ def main():
     net = TwoLayer(100, 50)
     problem = teacher_student(list(timed))
     flow_losses(net, 1.0, list(timed), 1.0, torch.float32, RTOL)  # warm up
-    print("| τ | plain loop, s a run | flow, s a run | ratio | gradients a run | error, mean | error, worst |")
-    print("|---|---|---|---|---|---|---|")
-    ratios, means, worst = [], [], []
+    print("| τ | plain loop, s a run | flow, s a run | ratio | gradients a run | error, mean | error, worst | references differ, worst |")
+    print("|---|---|---|---|---|---|---|---|")
+    ratios, means, worst, own = [], [], [], []
     for tau in TAUS:
         step = min(10.0, 0.1 / tau**2)
         T = step * ITERATIONS
@@ -71,13 +73,15 @@ def main():
             (flow_losses(net, tau, list(trials), T, torch.float32, RTOL) for _ in range(2)), key=lambda r: r[0]
         )
         _, exact, _ = flow_losses(net, tau, list(trials), T, torch.float64, RTOL / 20)
+        _, other, _ = flow_losses(net, tau, list(trials), T, torch.float64, RTOL / 10)
         seconds /= len(trials)
         ratios.append(plain / seconds)
         means.append(float(losses.mean() / exact.mean() - 1))
         worst.append(float((losses / exact - 1).abs().max()))
+        own.append(float((other / exact - 1).abs().max()))
         print(
             f"| {tau:g} | {plain:.2f} | {seconds:.3f} | {ratios[-1]:.0f} | {evals:.0f} "
-            f"| {100 * means[-1]:+.2f} % | {100 * worst[-1]:.2f} % |",
+            f"| {100 * means[-1]:+.2f} % | {100 * worst[-1]:.2f} % | {100 * own[-1]:.2f} % |",
             flush=True,
         )
     median = statistics.median(ratios)
@@ -89,7 +93,7 @@ def main():
         (f"median ratio ≥ 30: {median:.0f}", median >= 30),
         (f"worst ratio ≥ 10: {min(ratios):.0f}", min(ratios) >= 10),
         (f"mean error ≤ 2 %: {100 * max(map(abs, means)):.1f} %", max(map(abs, means)) <= 0.02),
-        (f"error of a run ≤ 5 %: {100 * max(worst):.1f} %", max(worst) <= 0.05),
+        (f"error of a run ≤ 5 %: {100 * max(worst):.1f} %, references {100 * max(own):.1f} %", max(worst) <= 0.05),
     )
     print("aims: " + "; ".join(f"{text} ({'reached' if fine else 'not reached'})" for text, fine in wanted))
     return 0 if max(map(abs, means)) <= 0.02 else 1  # a wrong flow fails; a slow machine only says so
