@@ -50,6 +50,7 @@ def run_cells(
     with (
         tempfile.TemporaryDirectory() as folder,
         mock.patch.dict(os.environ, {"LAZYLIB_LEDGER": folder}),
+        mock.patch("lazylib.widgets.explore"),  # dozens of pictures that no verdict depends on
         matplotlib.rc_context(),
     ):
         matplotlib.use("agg")

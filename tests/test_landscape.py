@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from lazylib import landscape
 from lazylib.landscape import (
     Plane,
     align,
@@ -99,6 +100,17 @@ def test_the_grid_is_the_loop_over_its_points(net, block, problem, monkeypatch):
     torch.testing.assert_close(
         plane_values(losses(net, problem.x, problem.y), plane, s, t, block=7), expected
     )
+
+
+def test_threads_and_blocks_do_not_change_the_loss_on_a_plane(monkeypatch):
+    problem, net = teacher_student(0, d=4, n_test=700), TwoLayer(4, 10)
+    plane, s = pca_plane(rows(6, net.size).float()), [-1.0, 0.5]
+    expected = plane_values(losses(net, problem.x_test, problem.y_test), plane, s, s)
+    for threads, block in ((1, 1 << 20), (3, 1 << 20), (3, 1)):  # a block of 1 byte: 128 inputs at a time
+        monkeypatch.setattr(torch, "get_num_threads", lambda count=threads: count)
+        monkeypatch.setattr(landscape, "THREAD_WORK", 1)
+        monkeypatch.setattr(landscape, "CPU_BLOCK", block)
+        torch.testing.assert_close(plane_loss(net, plane, s, s, problem.x_test, problem.y_test), expected)
 
 
 def test_wrong_coordinates_are_refused(problem):
