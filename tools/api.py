@@ -77,7 +77,8 @@ def introduced() -> dict[str, tuple[str, str]]:
 
 
 def as_list(lines: list[str]) -> list[str]:
-    """Docstring lines with paragraphs of the form "name: meaning", continuation indented, as bullet lists."""
+    """Docstring lines as they are meant: paragraphs of the form "name: meaning", continuation indented, are bullet
+    lists, and indented ones of several lines are formulas whose lines and columns stay."""
     done: list[str] = []
     for paragraph in "\n".join(lines).split("\n\n"):
         part = paragraph.split("\n")
@@ -86,6 +87,8 @@ def as_list(lines: list[str]) -> list[str]:
         deeper = [line.startswith(" " * (indent + 1)) for line in part]
         if fields[0] and any(deeper) and all(f or d for f, d in zip(fields, deeper, strict=True)):
             part = [" " * indent + ("  " if d else "- ") + line.strip() for line, d in zip(part, deeper, strict=True)]
+        elif indent >= 4 and len(part) > 1 and done and not re.match(r"[:\s-]|.*::$", done[-2]):
+            part = ["::", "", *part]
         done += [*part, ""]
     return done
 
