@@ -18,8 +18,10 @@ test unit:      export OMP_NUM_THREADS = 1
 # At paper scale a sweep takes longer than starting its processes.
 paper: export LAZYLIB_JOBS ?= $(JOBS)
 
-# Chapter 7 at paper scale is for a GPU: `make gpu`.
-PAPER = $(or $(CHAPTERS),$(filter-out 07_cifar_gap,$(basename $(notdir $(wildcard chapters/*.ipynb)))))
+# The published scale of these is for a GPU: `make gpu`.
+ALL := $(basename $(notdir $(wildcard chapters/*.ipynb)))
+GPU := $(filter 07_% 10_% 11_% 12_%,$(ALL))
+PAPER = $(or $(CHAPTERS),$(filter-out $(GPU),$(ALL)))
 
 .PHONY: help book test unit bench paper gpu notebooks readme clean
 .DEFAULT_GOAL := help
@@ -29,8 +31,8 @@ help:
 	@echo "make test       all tests: lazylib, chapters, book"
 	@echo "make unit       the tests of lazylib and of the tools alone"
 	@echo "make bench      compare with plain loops; prints a table"
-	@echo "make paper      every chapter but 7 at the published scale; records go to results/ledger"
-	@echo "make gpu        chapter 7 at the published scale on a GPU, in pieces of MINUTES=$(MINUTES); resumes when run again"
+	@echo "make paper      chapters 1 to 6, 8 and 9 at the published scale; records go to results/ledger"
+	@echo "make gpu        the others at the published scale on a GPU, in pieces of MINUTES=$(MINUTES); resumes when run again"
 	@echo "make notebooks  for authors: execute the chapters in place (CHAPTERS='03_tau_plateau' for some)"
 	@echo "make readme     for authors: put the last measurements into README.md"
 	@echo "make clean      remove everything that was built, but not .venv and results"
@@ -64,10 +66,12 @@ bench: $(READY)
 paper: $(READY)
 	$(BIN)/python -m tools.execute --into $(BUILD)/paper --preset paper $(PAPER)
 
-# PRESET=cpu makes the larger run on a processor that the page shows; PIECES=1 stops after one piece.
+# PRESET=cpu makes the larger run on a processor that a page shows; PIECES=1 stops after one piece.
 gpu: $(READY)
-	$(BIN)/python -m tools.pieces 07_cifar_gap --into $(BUILD)/gpu --minutes $(MINUTES) \
-	  --preset $(if $(filter laptop,$(PRESET)),paper,$(PRESET)) $(if $(PIECES),--pieces $(PIECES))
+	for chapter in $(or $(CHAPTERS),$(GPU)); do \
+	  $(BIN)/python -m tools.pieces $$chapter --into $(BUILD)/gpu --minutes $(MINUTES) \
+	    --preset $(if $(filter laptop,$(PRESET)),paper,$(PRESET)) $(if $(PIECES),--pieces $(PIECES)) || exit $$?; \
+	done
 
 notebooks: $(READY)
 	$(BIN)/python -m tools.execute --in-place $(CHAPTERS)

@@ -12,6 +12,7 @@ import functools
 import inspect
 import io
 import itertools
+import math
 import os
 import time
 import traceback
@@ -32,6 +33,16 @@ from .identity import digest, identity, source
 Point = dict[str, Any]
 _LOADED = source()  # lazylib as it was loaded: a session may outlive an edit, with or without reloading
 _DAY = 86400.0  # seconds
+_BEGUN = time.monotonic()
+
+
+class Paused(Exception):
+    """Time is up; what was reached is on disk, and the same command goes on from there."""
+
+
+def time_left() -> float:
+    """Seconds until this process should pause: LAZYLIB_MINUTES after it loaded lazylib; infinite if that is not set."""
+    return 60 * float(os.environ.get("LAZYLIB_MINUTES") or math.inf) - (time.monotonic() - _BEGUN)
 
 
 def sweep(
@@ -67,6 +78,7 @@ def sweep(
     Raises:
         ValueError, TypeError: bad grid or arguments, before anything runs; cells that do not fit together.
         RuntimeError: `run` failed at some point; names the first, after all other cells are finished.
+        Paused: the time that LAZYLIB_MINUTES gives is over; no cell of a store begins after it.
     """
     grid, fixed = _checked_grid(grid), dict(fixed or {})
     points = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
@@ -89,7 +101,8 @@ def sweep(
     title = getattr(run, "__name__", "sweep")
     progress = tqdm(total=len(points), initial=len(points) - len(todo), desc=title)
     with progress, _pool(n_jobs, scheduler) as pool:
-        for i, cell, failure in pool(joblib.delayed(task)(i, points[i], keys[i]) for i in todo):
+        begun = todo if folder is None else itertools.takewhile(lambda _: time_left() > 0, todo)
+        for i, cell, failure in pool(joblib.delayed(task)(i, points[i], keys[i]) for i in begun):
             if failure:
                 failures[i] = failure
             elif scheduler and folder:
@@ -103,6 +116,8 @@ def sweep(
                              f"first at {_text(points[first])}: {failures[first].splitlines()[-1]}")
         error.add_note(failures[first])
         raise error
+    if left := sum(cell is None for cell in cells):
+        raise Paused(f"{left} of {len(points)} cells of {title} are left: run again to go on")
     return _combine(cells, points, grid)
 
 
@@ -117,6 +132,8 @@ def _cell(run, fixed, folder, where, loaded, i, point, key) -> tuple[int, xr.Dat
         torch.set_num_threads(1)
     try:
         cell = _conform(run(**point, **fixed), point)
+    except Paused:
+        raise
     except Exception:  # as text: not every exception survives the way between processes
         return i, None, traceback.format_exc().strip()
     if folder is not None:  # outside the try: a full disk stops the sweep, a failed run does not

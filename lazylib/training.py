@@ -88,10 +88,6 @@ class Epoch(NamedTuple):
     diverged: bool
 
 
-class Paused(Exception):
-    """Time is up; what was reached is on disk."""
-
-
 def train(
     model: nn.Module,
     images: Images,

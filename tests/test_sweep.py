@@ -1,5 +1,6 @@
 """Sweeps survive kills and damage, and never reuse a cell that other code or parameters made."""
 
+import math
 import os
 import pickle
 import shutil
@@ -19,7 +20,7 @@ import torch
 import xarray as xr
 
 import lazylib.sweep as module
-from lazylib.sweep import sweep
+from lazylib.sweep import Paused, sweep, time_left
 
 GRID = {"tau": [0.1, 1.0, 10.0], "seed": [0, 1]}
 
@@ -514,3 +515,27 @@ def test_a_store_that_is_a_file_is_refused(tmp_path, log):
 def test_cells_that_do_not_fit_are_refused(log, run, sentence):
     with pytest.raises((ValueError, RuntimeError), match=sentence):
         sweep(run, {"a": [1, 2]})
+
+
+def squares(x):
+    return {"y": x * x}
+
+
+def test_a_sweep_pauses_in_time_and_goes_on(tmp_path, monkeypatch):
+    left = iter([1.0, 1.0, -1.0])
+    monkeypatch.setattr(module, "time_left", lambda: next(left))
+    with pytest.raises(Paused, match="^1 of 3 cells of squares are left"):
+        sweep(squares, {"x": [1, 2, 3]}, store=tmp_path)
+    assert len(list(tmp_path.glob("*.nc"))) == 2
+    monkeypatch.setattr(module, "time_left", lambda: 1.0)
+    assert sweep(squares, {"x": [1, 2, 3]}, store=tmp_path).y.values.tolist() == [1, 4, 9]
+    monkeypatch.setattr(module, "time_left", lambda: -1.0)
+    assert sweep(squares, {"x": [1, 2, 3]}).y.size == 3  # with nowhere to go on from there is no pausing
+
+
+def test_the_time_left_counts_from_the_start(monkeypatch):
+    assert time_left() == math.inf
+    monkeypatch.setenv("LAZYLIB_MINUTES", "1e9")
+    assert 0 < time_left() < 6e10
+    monkeypatch.setenv("LAZYLIB_MINUTES", "1e-9")
+    assert time_left() < 0

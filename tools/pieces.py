@@ -2,7 +2,8 @@
 
 python -m tools.pieces NAME --into DIR [--preset P] [--minutes M] [--pieces N]
 
-A chapter pauses by raising lazylib.training.Paused after LAZYLIB_MINUTES; what it has reached is on disk.
+A chapter pauses by raising lazylib.sweep.Paused after LAZYLIB_MINUTES, as its sweeps do; what it has
+reached is on disk, the cells of its sweeps in the folder LAZYLIB_STORE, which is DIR/cells unless set.
 Killed at any moment, the same command goes on. Exits with 0 when the chapter is done, 75 if pieces are left.
 """
 
@@ -38,6 +39,7 @@ def main() -> int:
     if not (math.isfinite(given.minutes) and given.minutes > 0):
         parser.error(f"minutes must be positive, not {given.minutes}")
     os.environ["LAZYLIB_MINUTES"] = str(given.minutes)
+    os.environ.setdefault("LAZYLIB_STORE", str(given.into.resolve() / "cells"))
     notebook, piece = chosen[given.name], 0
     output = given.into.resolve() / notebook.relative_to(ROOT)
     while True:
