@@ -24,6 +24,9 @@ from .hinge import LINEAR, SoftHinge
 from .rng import generator
 
 SOFTPLUS_BETA = 5.0
+# Softplus units that are off have slopes like e^{−100}; a CPU multiplies numbers below 1e-38 so slowly that a gradient in
+# the feature regime would cost five times as much.  (For this process; threads that run already keep their mode.)
+torch.set_flush_denormal(True)
 CHUNK_BYTES = 32 << 20  # activations of one layer that are held at a time, where inputs go in blocks
 
 

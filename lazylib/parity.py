@@ -36,9 +36,9 @@ def read(name: str) -> tuple[np.ndarray, np.ndarray, int]:
     """Images as bytes (N, d), labels (N,), and how many of the first images are the set's own training images.
 
     Files are looked for in the folder LAZYLIB_DATA, and Fashion-MNIST where Debian puts it; else torchvision loads
-    them into LAZYLIB_DATA (default: data).  The digits are scikit-learn's; they have no split of their own.
+    them there (default: ~/.cache/lazylib).  The digits are scikit-learn's; they have no split of their own.
     """
-    root = Path(os.environ.get("LAZYLIB_DATA", "data"))
+    root = Path(os.environ.get("LAZYLIB_DATA", Path.home() / ".cache" / "lazylib"))
     if name == "digits":
         try:
             from sklearn.datasets import load_digits
