@@ -3,6 +3,7 @@
 PYTHON ?= python3
 PRESET ?= laptop
 JOBS   ?= 2
+MINUTES ?= 8
 
 VENV  := .venv
 BIN   := $(CURDIR)/$(VENV)/bin
@@ -17,7 +18,10 @@ test unit:      export OMP_NUM_THREADS = 1
 # At paper scale a sweep takes longer than starting its processes.
 paper: export LAZYLIB_JOBS ?= $(JOBS)
 
-.PHONY: help book test unit bench paper notebooks readme clean
+# Chapter 7 at paper scale is for a GPU: `make gpu`.
+PAPER = $(or $(CHAPTERS),$(filter-out 07_cifar_gap,$(basename $(notdir $(wildcard chapters/*.ipynb)))))
+
+.PHONY: help book test unit bench paper gpu notebooks readme clean
 .DEFAULT_GOAL := help
 
 help:
@@ -25,7 +29,8 @@ help:
 	@echo "make test       all tests: lazylib, chapters, book"
 	@echo "make unit       the tests of lazylib and of the tools alone"
 	@echo "make bench      compare with plain loops; prints a table"
-	@echo "make paper      every chapter at the published scale; records go to results/ledger"
+	@echo "make paper      every chapter but 7 at the published scale; records go to results/ledger"
+	@echo "make gpu        chapter 7 at the published scale on a GPU, in pieces of MINUTES=$(MINUTES); resumes when run again"
 	@echo "make notebooks  for authors: execute the chapters in place (CHAPTERS='03_tau_plateau' for some)"
 	@echo "make readme     for authors: put the last measurements into README.md"
 	@echo "make clean      remove everything that was built, but not .venv and results"
@@ -57,7 +62,12 @@ bench: $(READY)
 	$(BIN)/python -m tools.bench --into $(BUILD)/bench.md
 
 paper: $(READY)
-	$(BIN)/python -m tools.execute --into $(BUILD)/paper --preset paper $(CHAPTERS)
+	$(BIN)/python -m tools.execute --into $(BUILD)/paper --preset paper $(PAPER)
+
+# PRESET=cpu makes the larger run on a processor that the page shows; PIECES=1 stops after one piece.
+gpu: $(READY)
+	$(BIN)/python -m tools.pieces 07_cifar_gap --into $(BUILD)/gpu --minutes $(MINUTES) \
+	  --preset $(if $(filter laptop,$(PRESET)),paper,$(PRESET)) $(if $(PIECES),--pieces $(PIECES))
 
 notebooks: $(READY)
 	$(BIN)/python -m tools.execute --in-place $(CHAPTERS)

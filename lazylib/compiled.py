@@ -1,4 +1,4 @@
-"""Compiled kernels for one run of the two-layer ReLU net on a CPU: a gradient, a step, a power iteration.
+"""Compiled kernels for two-layer ReLU nets on a CPU: a gradient, a step, a power iteration; the loss on a plane.
 
 One run of the published size (its inputs, its preactivations, its stages) fits in the cache of a core, where two
 matrix products are nearly all that a gradient costs.  The functions release Python's lock, so threads take one run
@@ -136,3 +136,32 @@ def power_iteration(run: Run, y0, f0, v, length, point, f):
         for k in range(len(v)):
             v[k] = (f[k] - f0[k]) / growth
     return growth / length
+
+
+@_compile
+def plane_loss_sums(z, a, s, t, y, total):
+    """total[k, l] += Σ_i (h_i − y_i)² at the points (s_k, t_l) of a plane, on which preactivations are linear.
+
+    z: (3, m, n) b·x for the plane's origin and its two directions.  a: (3, m) output weights, times the output
+    factor.  s: (S,), t: (T,).  y: (n,).  total: (S, T).  Inputs go in chunks whose outputs along t stay in the
+    cache.
+    """
+    chunk, n, zero = 128, len(y), y.dtype.type(0)
+    out = np.empty((len(t), chunk), y.dtype)
+    base = np.empty(chunk, y.dtype)
+    for first in range(0, n, chunk):
+        width = min(chunk, n - first)
+        for k in range(len(s)):
+            out[:] = zero
+            for j in range(z.shape[1]):
+                z0, z1, z2 = z[0, j, first:], z[1, j, first:], z[2, j, first:]
+                for i in range(width):
+                    base[i] = z0[i] + s[k] * z1[i]
+                a_row = a[0, j] + s[k] * a[1, j]
+                for c in range(len(t)):
+                    weight, row = a_row + t[c] * a[2, j], out[c]
+                    for i in range(width):
+                        row[i] += weight * max(base[i] + t[c] * z2[i], zero)
+            for c in range(len(t)):
+                for i in range(width):
+                    total[k, c] += np.float64(out[c, i] - y[first + i]) ** 2

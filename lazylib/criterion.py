@@ -174,12 +174,14 @@ def relative_changes(h: Callable[[Tensor], Tensor], w0: Tensor, y: Tensor, step:
     """How much F = ½‖h − y‖² and Dh change, relative to themselves, over one step w1 = w0 − step·∇F(w0).
 
     Arguments as in `kappa`; step > 0 is the step size, a time of gradient flow. Returns, with r = h(w0) − y:
-      objective            |F(w1) − F(w0)| / F(w0), measured
-      jacobian             ‖Dh(w1) − Dh(w0)‖ / ‖Dh(w0)‖, measured
-      predicted_objective  step·‖∇F‖² / F(w0), its first order in step
-      predicted_jacobian   step·‖∇F‖·‖D²h‖ / ‖Dh(w0)‖, an upper bound at first order (smooth h)
-      alignment            c = ‖∇F‖ / (‖Dh(w0)‖·‖r‖), between 0 and 1
-      kappa                κ and its parts.
+
+    - objective: |F(w1) − F(w0)| / F(w0), measured
+    - jacobian: ‖Dh(w1) − Dh(w0)‖ / ‖Dh(w0)‖, measured
+    - predicted_objective: step·‖∇F‖² / F(w0), its first order in step
+    - predicted_jacobian: step·‖∇F‖·‖D²h‖ / ‖Dh(w0)‖, an upper bound at first order (smooth h)
+    - alignment: c = ‖∇F‖ / (‖Dh(w0)‖·‖r‖), between 0 and 1
+    - kappa: κ and its parts.
+
     The predictions satisfy predicted_jacobian / predicted_objective = κ / (2c), exactly: laziness, which asks
     that Dh change little while F changes much, is κ ≪ 1 as long as c is not small.
     Raises ValueError as `kappa` does, and if F(w0) = 0, ∇F(w0) = 0 or F(w1) is not finite.

@@ -38,6 +38,34 @@ def gradient_descent(objective, step, *, momentum: float = 0.0) -> Iterator[tupl
         k += 1
 
 
+def adam(
+    objective, step, *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Adam on the full gradient, from u = 0: u ← u − step·m̂ / (√v̂ + eps), entrywise.
+
+    m̂ and v̂ are the means of ∇F and (∇F)² with weights that decay as β1^k and β2^k, divided by the sum of their
+    weights.  A parameter moves by about ``step`` an iteration however small its gradient is, so an iteration is
+    not a fixed piece of flow time.  Yields and arguments as in `gradient_descent`; betas in [0, 1), eps > 0.
+
+    Source: D. Kingma, J. Ba, *Adam: a method for stochastic optimization*, ICLR 2015.
+    """
+    first, second = betas
+    if not (0 <= first < 1 and 0 <= second < 1):
+        raise ValueError(f"betas must lie in [0, 1), got {betas}.")
+    if not eps > 0:
+        raise ValueError(f"eps must be > 0, got {eps}.")
+    u = torch.zeros_like(objective.w0)
+    mean, square, step, k = torch.zeros_like(u), torch.zeros_like(u), _steps(step, u), 0
+    while True:
+        g, out = objective.gradient(u)
+        yield k, u, out
+        k += 1
+        mean.mul_(first).add_(g, alpha=1 - first)
+        square.mul_(second).addcmul_(g, g, value=1 - second)
+        size = (square / (1 - second**k)).sqrt_().add_(eps)  # (B, P)
+        u -= step * mean / (1 - first**k) / size
+
+
 def sgd(gradient: Callable[[Tensor], tuple[Tensor, Tensor]], w0: Tensor, step) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Stochastic gradient descent w ← w − step·g, on batches that ``gradient`` draws.
 

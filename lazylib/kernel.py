@@ -51,8 +51,14 @@ class TangentSolution:
     h0_test: Tensor
     cross: Tensor  # K(x_test, x), (n_test, n)
 
-    def _coefficients(self, T: float) -> Tensor:
-        """c with h̄_T − h(w0) = K c, (n,): c = (K/n)⁻¹ (1 − exp(−T K/n)) (y − h(w0)) / n."""
+    def coefficients(self, T: float) -> Tensor:
+        """c with w̄(T) − w0 = Dh(w0)ᵀ c and h̄_T − h(w0) = K c, (n,), at flow time T ≥ 0, inf allowed.
+
+        c = (K/n)⁻¹ (1 − exp(−T K/n)) (y − h(w0)) / n.  One vjp of the net gives the displacement itself:
+        ``torch.func.vjp(lambda w: net(w, x), w0)[1](c)[0]``, (P,).
+
+        Raises: ValueError for T < 0 or NaN.
+        """
         if not T >= 0:
             raise ValueError(f"T must be ≥ 0 (inf is allowed), got {T}.")
         lam = self.eigenvalues
@@ -63,17 +69,17 @@ class TangentSolution:
 
     def train(self, T: float) -> Tensor:
         """Outputs h̄_T on the training inputs, (n,)."""
-        c = self._coefficients(T)
+        c = self.coefficients(T)
         lam = self.eigenvalues * len(self.eigenvalues)
         return self.h0 + self.vectors @ (lam * (self.vectors.T @ c))
 
     def test(self, T: float) -> Tensor:
         """Outputs h̄_T on the test inputs, (n_test,)."""
-        return self.h0_test + self.cross @ self._coefficients(T)
+        return self.h0_test + self.cross @ self.coefficients(T)
 
     def displacement(self, T: float) -> float:
         """‖w̄(T) − w0‖ = √(cᵀ K c)."""
-        weights = self.vectors.T @ self._coefficients(T)
+        weights = self.vectors.T @ self.coefficients(T)
         return float((self.eigenvalues.clamp(min=0) * len(self.eigenvalues) * weights**2).sum().sqrt())
 
 

@@ -30,6 +30,29 @@ NOT_RUN = "not run yet"
 RECORDS = "results/ledger"
 SYMBOLS = dict(zip([*VERDICTS.values(), NOT_RUN], "✓✗≈––"))
 COLORS = {"holds": "#cdebd8", "holds with a caveat": "#fbe7b2", "does not hold": "#f6cfc4"}
+COLUMNS = ("Paper", "Live here", "Paper scale")
+# Shows the claims of the chosen work and verdict; a table of which none is left goes too.
+FILTER = """<script>
+(() => {
+  const ledger = document.currentScript.previousElementSibling;
+  const [work, verdict] = ledger.querySelectorAll("select");
+  const claims = [...ledger.querySelectorAll("tbody")];
+  const update = () => {
+    for (const claim of claims) {
+      const { work: works, verdict: given } = claim.dataset;
+      claim.hidden = (work.value && !works.split(" ").includes(work.value))
+        || (verdict.value && given !== verdict.value);
+    }
+    for (const table of ledger.querySelectorAll("table")) {
+      table.hidden = [...table.tBodies].every((claim) => claim.hidden);
+    }
+    const shown = claims.filter((claim) => !claim.hidden).length;
+    ledger.querySelector("output").value = `${shown} of ${claims.length} claims`;
+  };
+  work.addEventListener("change", update);
+  verdict.addEventListener("change", update);
+})();
+</script>"""
 
 _run: dict[str, Any] = {"scale": "no preset", "parameters": {}, "since": None}
 _checked: dict[str, str] = {}
@@ -79,7 +102,7 @@ def verdict_line(*ids: str) -> str:
 
 
 def glue(**values: Any) -> None:
-    """Store values in the notebook for its prose, ``{glue:text}`level:.3f` `` or ``{glue:md}`line:myst` ``.
+    """Store values in the notebook for its prose, where the roles glue:text and glue:md insert them.
 
     Numbers, also of numpy and torch, are stored as plain numbers, which alone take a format; texts, and the
     text of anything else such as `stats.Estimate`, as text and as markdown. Nothing is displayed.
@@ -100,8 +123,9 @@ def table(scale: str = "laptop") -> list[dict[str, Any]]:
     Keys: those of claims.toml (id, work, place, statement, reference, chapter), title (of the chapter), link
     (the chapter's file stem if its notebook exists, else None), live and paper (records, or None) and
     verdict: of the paper-scale record if there is one, else of the live one, else "not run yet".
+
     scale: whose records are "live"; any scale that a run had, such as "smoke" or "laptop, changed". They are
-        read where `check` writes them, those of the paper scale always from ``results/ledger/paper``.
+    read where `check` writes them, those of the paper scale always from ``results/ledger/paper``.
     """
     rows = []
     for claim in claims().values():
@@ -123,10 +147,31 @@ def summary(rows: list[dict[str, Any]]) -> str:
 
 
 def html(rows: list[dict[str, Any]]) -> str:
-    """The rows of `table` as HTML, one table per chapter; a claim's row has the anchor ``claim-<id>``."""
+    """The rows of `table` as HTML, one table per chapter, with filters by work and verdict.
+
+    A claim's row has the anchor ``claim-<id>`` and leads to the anchor of the same name in its chapter.
+    """
     chapters = dict.fromkeys(row["chapter"] for row in rows)
     parts = [_chapter_html([row for row in rows if row["chapter"] == chapter]) for chapter in chapters]
-    return f'<div class="ledger">{"".join(parts)}</div>'
+    return f'<div class="ledger">{_filter_html(rows)}{"".join(parts)}</div>{FILTER}'
+
+
+def _filter_html(rows: list[dict]) -> str:
+    """One drop-down list for the works, one for the verdicts, and how many claims are shown."""
+    works = dict.fromkeys(work for row in rows for work in _works(row))
+    verdicts = [verdict for verdict in SYMBOLS if any(row["verdict"] == verdict for row in rows)]
+    lists = (("work", "Work", works), ("verdict", "Verdict", verdicts))
+    options = "".join(
+        f'<label>{label} <select name="{name}"><option value="">all</option>'
+        + "".join(f"<option>{_html.escape(value)}</option>" for value in values)
+        + "</select></label> "
+        for name, label, values in lists
+    )
+    return f'<p class="ledger-filter">{options}<output>{len(rows)} of {len(rows)} claims</output></p>'
+
+
+def _works(row: dict) -> list[str]:
+    return [work.strip() for work in row["work"].split(",")]
 
 
 def _chapter_html(rows: list[dict]) -> str:
@@ -134,25 +179,30 @@ def _chapter_html(rows: list[dict]) -> str:
     title = f"{number} · {_html.escape(rows[0]['title'])}"
     if rows[0]["link"]:
         title = f'<a href="{_html.escape(rows[0]["link"])}.html">{title}</a>'
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("Paper", "Live here", "Paper scale"))
-    body = "".join(_row_html(row) for row in rows)
+    head = "".join(f'<th scope="col">{name}</th>' for name in COLUMNS)
+    body = "".join(_claim_html(row) for row in rows)
     return ('<table style="width: 100%; table-layout: fixed; text-align: left; margin-bottom: 2em">'
             f'<caption style="caption-side: top; text-align: left; font-weight: bold">{title}</caption>'
-            f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+            f"<thead><tr>{head}</tr></thead>{body}</table>")
 
 
-def _row_html(row: dict) -> str:
+def _claim_html(row: dict) -> str:
     """Two rows of the table: the claim with its verdict, and under it what was found."""
     source = _html.escape(", ".join(filter(None, [row["work"], row["place"]])))
     reference = "–" if row["reference"] is None else _html.escape(_number(row["reference"]))
     cells = [reference, _record_html(row["live"], row["verdict"]), _record_html(row["paper"], row["verdict"])]
     style = "overflow-wrap: anywhere; padding: 0.2em 1em 0.8em 0"
-    found = "".join(f'<td style="{style}">{cell}</td>' for cell in cells)
+    labelled = zip(COLUMNS, cells, strict=True)  # where the page is too narrow for a head
+    found = "".join(f'<td data-label="{label}" style="{style}">{cell}</td>' for label, cell in labelled)
     badge = _badge_html(row["verdict"])
-    claim = f'<b>{row["id"]}</b> {badge} {_html.escape(row["statement"])} <i>({source})</i>'
-    return (f'<tr id="claim-{row["id"]}" style="border-top: 1px solid #8888">'
+    name = f'<b>{row["id"]}</b>'
+    if row["link"]:
+        name = f'<a href="{_html.escape(row["link"])}.html#claim-{row["id"]}">{name}</a>'
+    claim = f'{name} {badge} {_html.escape(row["statement"])} <i>({source})</i>'
+    return (f'<tbody data-work="{_html.escape(" ".join(_works(row)))}" data-verdict="{row["verdict"]}">'
+            f'<tr id="claim-{row["id"]}" style="border-top: 1px solid #8888">'
             f'<th colspan="3" scope="row" style="font-weight: normal; padding-top: 0.6em">{claim}</th></tr>'
-            f'<tr style="vertical-align: top">{found}</tr>')
+            f'<tr style="vertical-align: top">{found}</tr></tbody>')
 
 
 def _record_html(record: dict | None, verdict: str) -> str:

@@ -5,11 +5,14 @@ therefore works on u, and the fused two-layer one evaluates h(w0 + u) − h(w0) 
 nearly equal numbers, which keeps float32 meaningful at any init scale.
 
 An objective holds a batch of B runs and offers
-    gradient(u) → (∇F (B, P), outputs h (B, n));     loss(outputs) → F (B,);
-    moved(rows, v) → rms over x of Dh(w0+u) v (k,), for k rows of the batch and v (k, P), at the u of the
-        latest gradient (None: not offered);
-    scale(rows, outputs) → the size by which an error of those outputs (k, n) is judged, (k,);
-    select(rows) → the objective of a sub-batch;     bytes_per_run: memory that one gradient takes for a run.
+
+- gradient(u) → (∇F (B, P), outputs h (B, n)), and loss(outputs) → F (B,);
+- moved(rows, v) → rms over x of Dh(w0+u) v (k,), for k rows of the batch and v (k, P), at the u of the latest
+  gradient (None: not offered);
+- scale(rows, outputs) → the size by which an error of those outputs (k, n) is judged, (k,);
+- select(rows) → the objective of a sub-batch;
+- bytes_per_run: memory that one gradient takes for a run.
+
 What else a flow asks has a default, given by ``Objective``.
 """
 

@@ -49,7 +49,7 @@ def band(ax: Axes, x: Sequence[float], values: np.ndarray, axis: int = -1,
 
     x: (k,); values: k values along one axis and runs along `axis`, so (k, runs) by default; also a DataArray.
     spread: "std" draws mean ± one standard deviation of the runs, "quantiles" the median with the band from
-        the 10 % to the 90 % quantile. line: options of ``ax.plot``.
+    the 10 % to the 90 % quantile. line: options of ``ax.plot``.
 
     Where any run is not finite the curve has a gap, and a × at the top of the axes stands for it, with the
     number of such runs beside it: a diverged run is neither dropped nor averaged in.

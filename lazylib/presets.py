@@ -64,12 +64,13 @@ def resolve(namespace: Mapping[str, Any], presets: Mapping[str, Mapping[str, Any
             **rules: Rule | Iterable[Rule]) -> SimpleNamespace:
     """The parameters of this run: the preset's values, with those that the namespace overrides.
 
-    namespace: ``globals()`` of the notebook: ``preset`` and one name per parameter, None for the preset's
-        value.
-    presets: name → values. "laptop" holds every parameter, the others only what differs from it. The kind of
-        a value follows from "laptop": True is a truth value, 3 a whole number, 3.0 a number, "a" a text,
-        [1.0, 2] a non-empty list of numbers, [1, 2] of whole numbers. Numbers are finite.
-    rules: name → Rule, or several, that the preset's and the reader's values pass (each entry of a list).
+    Args:
+        namespace: ``globals()`` of the notebook: ``preset`` and one name per parameter, None for the preset's
+            value.
+        presets: name → values. "laptop" holds every parameter, the others only what differs from it. The kind of
+            a value follows from "laptop": True is a truth value, 3 a whole number, 3.0 a number, "a" a text,
+            [1.0, 2] a non-empty list of numbers, [1, 2] of whole numbers. Numbers are finite.
+        rules: name → Rule, or several, that the preset's and the reader's values pass (each entry of a list).
 
     Returns the values as attributes, with ``preset`` and ``scale``: the preset's name, with ", changed" after
     it if any value differs from the preset's. The ledger records claims under this scale.

@@ -43,34 +43,30 @@ def sweep(
 ) -> xr.Dataset:
     """Evaluate `run(**point, **fixed)` at every point of a grid.
 
-    Parameters
-    ----------
-    run : returns a dict of name → number, string, array, tensor or `xr.DataArray`, or an `xr.Dataset`; the
-        same names, dimensions and shapes at every point. Dimensions of an unlabelled array are called
-        `<name>_0`, `<name>_1`, … What it returns is kept as it is, NaN and infinity included. Seeds are its
-        own business.
-    grid : dimension → values, one or more distinct numbers, strings or booleans; `run` gets Python scalars.
-    fixed : further arguments, the same at every point.
-    store : folder of finished cells. Each is on disk, atomically, before its process starts another, so a
-        sweep that is killed resumes where it was; a damaged cell is computed again. A cell is used again only
-        if nothing differs in: the point, `fixed`, the bytecode of `run` and of the functions and classes that
-        it uses, the values of the globals that these use (of a module or a `SimpleNamespace`, the attributes
-        used), and the source of lazylib. Installed packages count by name only, whatever their version.
-        Nothing is ever deleted but damaged cells.
-    n_jobs : processes (-1: one a core). Default: the environment variable LAZYLIB_JOBS, else 1, which is this
-        process. Each of several processes computes with one thread. With LAZYLIB_SCHEDULER=tcp://host:port
-        the cells go to that Dask scheduler's workers instead, with their own number of threads, and this
-        process writes them.
+    Args:
+        run: returns a dict of name → number, string, array, tensor or `xr.DataArray`, or an `xr.Dataset`; the
+            same names, dimensions and shapes at every point. Dimensions of an unlabelled array are called
+            `<name>_0`, `<name>_1`, … What it returns is kept as it is, NaN and infinity included. Seeds are its
+            own business.
+        grid: dimension → values, one or more distinct numbers, strings or booleans; `run` gets Python scalars.
+        fixed: further arguments, the same at every point.
+        store: folder of finished cells. Each is on disk, atomically, before its process starts another, so a
+            sweep that is killed resumes where it was; a damaged cell is computed again. A cell is used again only
+            if nothing differs in: the point, `fixed`, the bytecode of `run` and of the functions and classes that
+            it uses, the values of the globals that these use (of a module or a `SimpleNamespace`, the attributes
+            used), and the source of lazylib. Installed packages count by name only, whatever their version.
+            Nothing is ever deleted but damaged cells.
+        n_jobs: processes (-1: one a core). Default: the environment variable LAZYLIB_JOBS, else 1, which is this
+            process. Each of several processes computes with one thread. With LAZYLIB_SCHEDULER=tcp://host:port
+            the cells go to that Dask scheduler's workers instead, with their own number of threads, and this
+            process writes them.
 
-    Returns
-    -------
-    Dataset whose variables have the dimensions of the grid, in its order, then their own. Attributes are
-    those of the first cell; a coordinate of a dimension must be the same in all cells.
+    Returns a Dataset whose variables have the dimensions of the grid, in its order, then their own. Attributes
+    are those of the first cell; a coordinate of a dimension must be the same in all cells.
 
-    Raises
-    ------
-    ValueError, TypeError : bad grid or arguments, before anything runs; cells that do not fit together.
-    RuntimeError : `run` failed at some point; names the first such point, after all other cells are finished.
+    Raises:
+        ValueError, TypeError: bad grid or arguments, before anything runs; cells that do not fit together.
+        RuntimeError: `run` failed at some point; names the first, after all other cells are finished.
     """
     grid, fixed = _checked_grid(grid), dict(fixed or {})
     points = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]

@@ -8,11 +8,13 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from urllib.parse import unquote
 
 import jupyter_book
 import pytest
 import yaml
 
+from lazylib import ledger
 from tests.made_notebooks import figure, text, write
 from tools.check import problems
 from tools.pages import ROOT, notebooks, pages
@@ -164,22 +166,148 @@ def browser():
         chromium.close()
 
 
+class Tab:
+    """A browser's tab that notes what goes wrong: console errors, missing files, requests to foreign addresses."""
+
+    def __init__(self, browser, address, page, width=1280):
+        self.faults, self.address = [], address
+        self.tab = browser.new_page(viewport={"width": width, "height": 900})
+        self.tab.route(lambda url: not url.startswith(address), self._foreign)
+        self.tab.on("response", lambda r: self.faults.append(f"missing {r.url}") if r.status >= 400 else None)
+        self.tab.on("console", lambda m: self.faults.append(f"console: {m.text}") if m.type == "error" else None)
+        self.tab.on("pageerror", lambda error: self.faults.append(f"error: {error}"))
+        self.tab.goto(f"{address}/{page}.html", wait_until="load")
+
+    def _foreign(self, route):
+        if not route.request.url.startswith(("data:", "blob:")):
+            self.faults.append(f"foreign address {route.request.url}")
+        route.abort()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.tab.close()
+
+    def typeset(self):
+        self.tab.wait_for_function("() => window.MathJax?.startup?.promise !== undefined", timeout=20_000)
+        self.tab.evaluate("() => window.MathJax.startup.promise")
+
+
+@pytest.fixture
+def visit(browser, address):
+    return functools.partial(Tab, browser, address)
+
+
 @pytest.mark.parametrize("page", pages())
-def test_a_page_shows_in_a_browser(browser, address, page):
-    """Title, pictures, links to other pages; what comes from foreign addresses (mathematics) is left out."""
-    tab = browser.new_page()
-    missing = []
-    tab.route(lambda url: not url.startswith(address), lambda route: route.abort())
-    tab.on("response", lambda answer: missing.append(answer.url) if answer.status >= 400 else None)
-    tab.goto(f"{address}/{page}.html", wait_until="load")
-    assert tab.locator("article h1").count() == 1
-    pictures = tab.locator("article img").evaluate_all(
-        "all => all.map(i => [i.src, i.complete && i.naturalWidth > 0])"
+def test_a_page_shows_in_a_browser(visit, page):
+    """Title, pictures, mathematics, links; no error in the console, nothing from a foreign address."""
+    with visit(page) as seen:
+        tab = seen.tab
+        assert tab.locator("article h1").count() == 1
+        pictures = tab.locator("article img").evaluate_all(
+            "all => all.map(i => [i.src.slice(0, 200), i.complete && i.naturalWidth > 0, i.alt])"
+        )
+        assert all(loaded and alt for _, loaded, alt in pictures), pictures
+        if tab.locator("article .math").count():
+            seen.typeset()
+            left = tab.locator("article .math").evaluate_all(
+                "all => all.filter(m => !m.querySelector('mjx-container') || m.querySelector('mjx-merror'))"
+                ".map(m => m.textContent)"
+            )
+            assert not left, f"not typeset: {left}"
+        ids = set(tab.locator("[id]").evaluate_all("all => all.map(e => e.id)"))
+        here = tab.url.split("#")[0]
+        for link in sorted(set(tab.locator("a").evaluate_all("all => all.map(a => a.href)"))):
+            file, _, anchor = link.partition("#")
+            if file == here:
+                assert not anchor or unquote(anchor) in ids, f"{page} links to its own #{anchor}, which does not exist"
+            elif link.startswith(seen.address):
+                answer = tab.request.get(file)
+                assert answer.ok, f"{page} links to {file}, which does not exist"
+                if anchor:
+                    wanted = f'id="{unquote(anchor)}"'
+                    assert wanted in answer.text(), f"{page} links to {link}, where there is no such place"
+        assert not seen.faults, seen.faults
+
+
+@pytest.mark.parametrize("page", pages())
+def test_a_page_fits_a_phone(visit, page):
+    with visit(page, width=390) as seen:
+        if seen.tab.locator("article .math").count():
+            seen.typeset()
+        wide = seen.tab.evaluate("() => document.scrollingElement.scrollWidth")
+        assert wide <= 390, f"{page} is {wide} px wide"
+
+
+def has_slider(path: Path) -> bool:
+    return '"SelectionSliderModel"' in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", [path for path in notebooks() if has_slider(path)], ids=lambda path: path.stem)
+def test_every_slider_changes_its_picture_by_keyboard(visit, path):
+    with visit(str(path.relative_to(ROOT).with_suffix(""))) as seen:
+        shown = seen.tab.locator(".jupyter-widgets img:visible")
+        shown.first.wait_for(timeout=20_000)
+        handles = seen.tab.locator(".noUi-handle")
+        assert handles.count() > 0
+        for number in range(handles.count()):
+            before = shown.evaluate_all("all => all.map(i => i.src)")
+            handles.nth(number).press("ArrowRight")
+            after = shown.evaluate_all("all => all.map(i => i.src)")
+            assert before != after and len(after) == len(before), f"slider {number} changes nothing"
+        assert seen.tab.locator(".lazylib-live:visible").count() == 0
+        assert not seen.faults, seen.faults
+
+
+@pytest.mark.parametrize("path", [path for path in notebooks() if has_slider(path)], ids=lambda path: path.stem)
+def test_a_page_with_sliders_is_small(site, path):
+    size = (site / path.relative_to(ROOT).with_suffix(".html")).stat().st_size
+    assert size <= 3_000_000, f"{size / 1e6:.1f} MB"
+
+
+def test_the_ledger_is_filtered_by_work_and_verdict(visit):
+    with visit("chapters/ledger") as seen:
+        tab, shown = seen.tab, seen.tab.locator(".ledger tbody:visible")
+        everything = shown.count()
+        assert everything == len(ledger.claims())
+        tab.select_option(".ledger select[name=work]", "BG")
+        works = shown.evaluate_all("all => all.map(c => c.dataset.work)")
+        assert 0 < len(works) < everything and set(works) == {"BG"}
+        tab.select_option(".ledger select[name=verdict]", "holds")
+        assert 0 < shown.count() < len(works)
+        assert set(shown.evaluate_all("all => all.map(c => c.dataset.verdict)")) == {"holds"}
+        assert tab.locator(".ledger output").inner_text() == f"{shown.count()} of {everything} claims"
+        tables = tab.locator(".ledger table:visible").count()
+        assert tables < tab.locator(".ledger table").count()
+        assert not seen.faults, seen.faults
+
+
+def test_a_claim_in_the_ledger_leads_to_its_cell(visit):
+    with visit("chapters/ledger") as seen:
+        seen.tab.locator("#claim-K2 a").first.click()
+        seen.tab.wait_for_url("**/01_kappa_criterion.html#claim-K2")
+        below = seen.tab.locator("#claim-K2").evaluate(
+            "a => (a.closest('.cell, p, section > *') ?? a).getBoundingClientRect().top"
+        )
+        assert 0 <= below < 900, "the cell is not in view"
+
+
+def test_the_search_finds_a_chapter_without_a_network(visit):
+    with visit("search") as seen:
+        seen.tab.goto(f"{seen.address}/search.html?q=plateau")
+        found = seen.tab.locator("#search-results a[href*='03_tau_plateau']").first
+        found.wait_for(timeout=20_000)
+        assert not seen.faults, seen.faults
+
+
+def test_a_page_that_asks_a_foreign_address_is_noticed(browser, tmp_path):
+    """A negative control of the tests above."""
+    (tmp_path / "page.html").write_text('<h1>x</h1><script src="http://example.invalid/a.js"></script>')
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
     )
-    assert all(loaded for _, loaded in pictures), pictures
-    links = set(tab.locator("a").evaluate_all("all => all.map(a => a.href.split('#')[0])"))
-    for link in sorted(link for link in links if link.startswith(address)):
-        answer = tab.request.get(link)
-        assert answer.ok, f"{page} links to {link}, which does not exist"
-    assert not missing
-    tab.close()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with Tab(browser, f"http://127.0.0.1:{server.server_port}", "page") as seen:
+        assert any("foreign address http://example.invalid" in fault for fault in seen.faults)
+    server.shutdown()

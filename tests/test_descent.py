@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from lazylib.descent import gradient_descent, sgd
+from lazylib.descent import adam, gradient_descent, sgd
 from lazylib.nets import TwoLayer
 from lazylib.objectives import square_loss
 from lazylib.problems import teacher_student
@@ -65,3 +65,29 @@ def test_bad_steps_are_refused(objective):
     ):
         with pytest.raises(ValueError, match=sentence):
             next(gradient_descent(objective, **wrong))
+
+
+def test_adam_is_that_of_torch():
+    net, problem = TwoLayer(4, 6), teacher_student(0, d=4, n=20, n_test=1, dtype=torch.float64)
+    w0 = net.init([0.3, 1.0], 0, dtype=torch.float64)
+    steps = [0.01, 0.03]
+    run = adam(square_loss(net, w0, problem.x, problem.y), steps, betas=(0.8, 0.95), eps=1e-4)
+    u = next(u for k, u, _ in run if k == 25)
+    for row, step in enumerate(steps):
+        w = w0[row].clone().requires_grad_()
+        optimizer = torch.optim.Adam([w], lr=step, betas=(0.8, 0.95), eps=1e-4)
+        for _ in range(25):
+            optimizer.zero_grad()
+            (0.5 * (net(w, problem.x) - problem.y).square().mean()).backward()
+            optimizer.step()
+        torch.testing.assert_close(w0[row] + u[row], w.detach(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "word"), [({"betas": (0.9, 1.0)}, "betas"), ({"eps": 0.0}, "eps"), ({"step": -1.0}, "step")]
+)
+def test_adam_refuses_wrong_arguments(wrong, word):
+    net, problem = TwoLayer(4, 6), teacher_student(0, d=4, n=20, n_test=1)
+    objective = square_loss(net, net.init(1.0, 0), problem.x, problem.y)
+    with pytest.raises(ValueError, match=f"{word}.*\\.$"):
+        next(adam(objective, **{"step": 0.01, **wrong}))

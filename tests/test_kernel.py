@@ -74,3 +74,19 @@ def test_bad_time_and_bad_parameters_are_refused(problem):
     for T in (-1.0, math.nan):
         with pytest.raises(ValueError, match="T must be ≥ 0"):
             solution.train(T)
+
+
+@pytest.mark.parametrize("T", [0.3, 20.0])
+def test_coefficients_give_the_displacement_of_the_tangent_flow(problem, T):
+    """Against the exponential of the flow in parameter space, with no kernel."""
+    net = TwoLayer(6, 5, "softplus")
+    w0 = net.init(1.0, 2, dtype=F64)[0]
+    solution = tangent_solution(net, w0, problem.x, problem.y, problem.x_test)
+    jacobian = torch.func.jacrev(lambda w: net(w, problem.x))(w0)  # (n, P)
+    n, p = jacobian.shape
+    flow = torch.zeros(p + 1, p + 1, dtype=F64)  # u̇ = −JᵀJu/n + Jᵀr/n as one linear equation of (u, 1)
+    flow[:p, :p], flow[:p, p] = -jacobian.T @ jacobian / n, jacobian.T @ (problem.y - net(w0, problem.x)) / n
+    expected = torch.matrix_exp(flow * T)[:p, p]
+    found = torch.func.vjp(lambda w: net(w, problem.x), w0)[1](solution.coefficients(T))[0]
+    assert torch.allclose(found, expected, rtol=0, atol=1e-9 * float(expected.norm()))
+    assert solution.displacement(T) == pytest.approx(float(found.norm()), rel=1e-9)

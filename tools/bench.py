@@ -8,6 +8,7 @@ wrong; a machine too slow for an aim is said, not failed.
 """
 
 import argparse
+import ast
 import platform
 import subprocess
 import sys
@@ -25,6 +26,12 @@ def machine() -> str:
     memory = psutil.virtual_memory().total / 2**30
     versions = f"Python {platform.python_version()}, torch {torch.__version__}"
     return f"{psutil.cpu_count()} cores ({platform.machine()}), {memory:.0f} GiB{gpu}, {versions}"
+
+
+def title(script: Path) -> str:
+    """The first sentence of the script's docstring, without its full stop."""
+    text = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or script.stem
+    return " ".join(text.split("\n\n")[0].split()).rstrip(".")
 
 
 def run(script: Path) -> tuple[int, list[str]]:
@@ -58,7 +65,7 @@ def main() -> int:
     for script in chosen:
         print(f"## {script.stem}", flush=True)
         status, table = run(script)
-        lines += [*table, ""]
+        lines += [f"*{title(script)}*", "", *table, ""]
         failed += [script.stem] if status else []
     print(f"Measured on {machine()}.")
     if failed:

@@ -4,49 +4,84 @@ python -m tools.build --notebooks DIR --out DIR      pages land in OUT/html
 """
 
 import argparse
+import functools
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
+import yaml
+
+from tools import api, times
 from tools.check import problems
 from tools.pages import ROOT, notebooks, pages
+from tools.vendor import NotFetched, vendor
 
-BESIDE = (
-    "_config.yml",
-    "_toc.yml",
-    "references.bib",
-    "favicon.svg",
-    "_extra",
-)  # not pages, but needed for them
+BESIDE = ("_toc.yml", "references.bib", "favicon.svg")  # not pages, but needed for them
+STATIC = ROOT / "tools" / "static"  # book.css and shim.js
+VENDOR = ROOT / "_build" / "vendor"
+CLAIM = re.compile(r"^([A-Z]\d+) (?:holds|does not hold|not run)", re.MULTILINE)  # a line of ledger.check
 
 
 def stage(executed: Path, into: Path, root: Path = ROOT) -> list[str]:
     """Gather the book's sources in `into`, notebooks from the folder `executed`; returns their faults.
 
-    `executed` is laid out as the book itself (executed/chapters/…).
+    `executed` is laid out as the book itself (executed/chapters/…).  Raises NotFetched.
     """
     shutil.rmtree(into, ignore_errors=True)
     into.mkdir(parents=True)
     for name in BESIDE:
-        if (root / name).is_dir():
-            shutil.copytree(root / name, into / name)
-        elif (root / name).exists():
-            shutil.copy2(root / name, into / name)
-    faults = []
+        shutil.copy2(root / name, into / name)
+    (into / "_config.yml").write_text(configuration(root / "_config.yml"), encoding="utf-8")
+    (into / "_static").mkdir()
+    shutil.copy2(STATIC / "book.css", into / "_static")  # the builder adds it to every page
+    for name, folder in vendor(VENDOR).items():
+        shutil.copytree(folder, into / "_extra" / "vendor" / name)
+    shutil.copy2(STATIC / "shim.js", into / "_extra" / "vendor" / "widgets")
+    made = {api.INDEX: api.index, "times": functools.partial(times.page, executed)}
+    made |= {f"{api.PREFIX}{name}": functools.partial(api.page, name) for name in api.modules(root)}
     names = {path.relative_to(root) for path in notebooks(root)}
+    faults = []
     for page in pages(root):
-        name = Path(f"{page}.ipynb")
-        is_notebook = name in names
-        source = executed / name if is_notebook else root / f"{page}.md"
-        name = name if is_notebook else Path(f"{page}.md")
-        if not source.exists():
-            faults.append(f"{name} has not been executed: {source} does not exist")
-            continue
-        (into / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(source, into / name)
-        faults += problems(source) if is_notebook else []
+        notebook, text = Path(f"{page}.ipynb"), Path(f"{page}.md")
+        target = into / (notebook if notebook in names else text)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if notebook in names:
+            if not (executed / notebook).exists():
+                faults.append(f"{notebook} has not been executed: {executed / notebook} does not exist")
+                continue
+            faults += problems(executed / notebook)
+            nbformat.write(with_anchors(nbformat.read(executed / notebook, as_version=4)), target)
+        elif page in made and not (root / text).exists():
+            target.write_text(made[page](), encoding="utf-8")
+        else:
+            shutil.copy2(root / text, target)
     return faults
+
+
+def configuration(path: Path) -> str:
+    """_config.yml without launch buttons while the repository's address is not set: they would lead elsewhere."""
+    given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not given.get("repository", {}).get("url"):
+        given.pop("repository", None)
+        given.pop("launch_buttons", None)
+    return yaml.safe_dump(given, allow_unicode=True, sort_keys=False)
+
+
+def with_anchors(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """`notebook` with the anchor claim-<id> before the cell that checks a claim, for the ledger's links."""
+    cells = []
+    for cell in notebook.cells:
+        printed = [output.text for output in cell.get("outputs", []) if output.output_type == "stream"]
+        claims = CLAIM.findall("\n".join(printed))
+        if claims:
+            anchors = "".join(f'<span id="claim-{id}"></span>' for id in claims)
+            cells.append(nbformat.v4.new_markdown_cell(anchors, id=f"anchors-{len(cells)}"))
+        cells.append(cell)
+    notebook.cells = cells
+    return notebook
 
 
 def build(source: Path, out: Path) -> int:
@@ -75,7 +110,10 @@ def main() -> int:
     parser.add_argument("--root", type=Path, default=ROOT, help="folder of _toc.yml; default: this project")
     given = parser.parse_args()
     out = given.out.resolve()
-    faults = stage(given.notebooks.resolve(), out / "source", given.root.resolve())
+    try:
+        faults = stage(given.notebooks.resolve(), out / "source", given.root.resolve())
+    except NotFetched as error:
+        faults = [str(error)]
     if faults:
         print(*faults, sep="\n", file=sys.stderr)
         return 1

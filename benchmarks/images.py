@@ -1,0 +1,116 @@
+"""Training on images per second: the structure of the published loop against lazylib.
+
+The published structure: a network and its frozen copy, both run forward in float32 on every batch, images
+normalized, cropped and mirrored one by one in a DataLoader (here in the training process: workers would take
+cores from the training). lazylib: `train` on a `Scaled` model, at α = 1 (the same two passes), at a finite α
+and as the tangent model.
+The same network, width, batch and images; what is compared is wall time, the best of three rounds.
+
+    python benchmarks/images.py [--k K] [--images N]
+"""
+
+import argparse
+import copy
+import math
+import sys
+import time
+
+import torch
+
+from lazylib._torchvision import torchvision
+from lazylib.convnets import convnet
+from lazylib.images import Images
+from lazylib.tangent import Scaled
+from lazylib.training import Recipe, best_precision, train
+
+BATCH = 128
+
+
+def noise(n: int) -> Images:
+    """Images of the size of CIFAR-10; their content does not matter here."""
+    x = torch.randint(256, (n, 3, 32, 32), dtype=torch.uint8)
+    y = torch.arange(n) % 10
+    return Images("noise", x, y, x[:1], y[:1], (0.5,) * 3, (0.25,) * 3)
+
+
+def published_loop(data: Images, net: torch.nn.Module, epochs: int) -> tuple[float, float]:
+    """Seconds of the fastest epoch, and the loss of the first."""
+    transforms = torchvision.transforms
+    steps = [
+        transforms.ToPILImage(),
+        transforms.RandomCrop(32, padding=4),
+        transforms.RandomHorizontalFlip(),
+        transforms.ToTensor(),
+        transforms.Normalize(data.mean, data.std),
+    ]
+    transform = transforms.Compose(steps)
+    pairs = list(zip(data.x, data.y.tolist()))
+    loader = torch.utils.data.DataLoader(
+        pairs,
+        BATCH,
+        shuffle=True,
+        collate_fn=lambda batch: (
+            torch.stack([transform(x) for x, _ in batch]),
+            torch.tensor([y for _, y in batch]),
+        ),
+    )
+    net, frozen = copy.deepcopy(net), copy.deepcopy(net)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    seconds, losses = [], []
+    for _ in range(epochs):
+        start, total = time.perf_counter(), 0.0
+        for x, y in loader:
+            optimizer.zero_grad()
+            outputs = net(x) - frozen(x)
+            loss = torch.nn.functional.mse_loss(outputs, torch.nn.functional.one_hot(y, 10).float())
+            loss.backward()
+            optimizer.step()
+            total += loss.item() * len(y)
+        seconds.append(time.perf_counter() - start)
+        losses.append(total / len(data.x))
+    return min(seconds), losses[0]
+
+
+def ours(data: Images, net: torch.nn.Module, alpha: float, epochs: int) -> tuple[float, float]:
+    model = Scaled(copy.deepcopy(net).to(memory_format=torch.channels_last), alpha, two_passes=alpha == 1)
+    found = list(train(model, data, Recipe(lr=0.1, decay=0.0, epochs=epochs, batch=BATCH)))
+    return len(data.x) / max(e.images_per_second for e in found), found[0].loss
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--k", type=float, default=0.25, help="widening factor")
+    parser.add_argument("--images", type=int, default=512, help="training images")
+    given = parser.parse_args()
+    print("| network | published loop, images/s | α | lazylib, images/s | ratio |\n|---|---|---|---|---|")
+    ratios, wrong = {}, False
+    for name in ("vgg11", "resnet18"):
+        data, net = noise(given.images), convnet(name, given.k)
+        plain, loss = published_loop(data, net, 3)
+        for alpha in (1.0, 10.0, math.inf):
+            seconds, found = ours(data, net, alpha, 3)
+            ratios[name, alpha] = plain / seconds
+            wrong |= (
+                alpha == 1 and abs(found - loss) > 0.05 * loss
+            )  # other orders and crops of the same images
+            print(
+                f"| {name}, k = {given.k:g} | {len(data.x) / plain:.0f} | {alpha:g} "
+                f"| {len(data.x) / seconds:.0f} "
+                f"| {ratios[name, alpha]:.2f} |",
+                flush=True,
+            )
+    standard, tangent = (min(r for (_, a), r in ratios.items() if a == alpha) for alpha in (1.0, math.inf))
+    print(
+        f"\n{best_precision('cpu')}; aims: "
+        + "; ".join(
+            f"{what} ≥ 1.5: {ratio:.2f} ({'reached' if ratio >= 1.5 else 'not reached'})"
+            for what, ratio in (("standard", standard), ("tangent model", tangent))
+        )
+    )
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

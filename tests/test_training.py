@@ -1,0 +1,225 @@
+"""Training against torch's own SGD in the weights w, resuming, checkpoints, and refusals."""
+
+import copy
+import math
+
+import pytest
+import torch
+
+from lazylib.convnets import convnet
+from lazylib.images import Images, augment
+from lazylib.rng import generator
+from lazylib.tangent import Scaled, plain_outputs
+from lazylib.training import Recipe, accuracy, best_precision, computing, stability, train
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Three classes of images: which channel is bright."""
+    rng = torch.Generator().manual_seed(0)
+    y = torch.randint(3, (50,), generator=rng)
+    x = torch.randint(160, (50, 3, 32, 32), generator=rng, dtype=torch.uint8)
+    x[torch.arange(50), y] += 90
+    return Images("channels", x[:40], y[:40], x[40:], y[40:], (0.4,) * 3, (0.2,) * 3)
+
+
+def model(alpha=10.0, k=1 / 32):
+    return Scaled(convnet("vgg11", k, gain=1.4, classes=3), alpha)
+
+
+SHORT = Recipe(epochs=3, batch=16, lr=0.003)
+
+
+def by_hand(data, alpha, recipe, seed):
+    """The published loop: SGD on the weights w of the network, of R(αh)/α², in float64, by torch alone."""
+    start = convnet("vgg11", 1 / 32, gain=1.4, classes=3).double()
+    net = copy.deepcopy(start)
+    optimizer = torch.optim.SGD(net.parameters(), lr=recipe.lr, momentum=recipe.momentum)
+    for epoch in range(recipe.epochs):
+        optimizer.param_groups[0]["lr"] = recipe.lr / (1 + recipe.decay * epoch)
+        rng = generator(seed, f"epoch {epoch}")
+        order = torch.randperm(40, generator=rng)
+        shift, flip = torch.randint(9, (40, 2), generator=rng), torch.rand(40, generator=rng) < 0.5
+        for rows in order.split(recipe.batch):
+            x = augment(data.x[rows], shift[rows], flip[rows]) if recipe.augment else data.x[rows]
+            x = ((x.float() / 255 - 0.4) / 0.2).double()
+            outputs = alpha * (net(x) - start(x).detach())
+            if recipe.loss == "square":
+                loss = (outputs - torch.eye(3).double()[data.y[rows]]).square().mean()
+            else:
+                loss = -outputs.log_softmax(1)[torch.arange(len(rows)), data.y[rows]].mean()
+            optimizer.zero_grad()
+            (loss / alpha**2).backward()
+            optimizer.step()
+    return {name: alpha * (w - w0) for (name, w), w0 in zip(net.named_parameters(), start.parameters())}
+
+
+@pytest.mark.parametrize("alpha", [1.0, 50.0])
+@pytest.mark.parametrize("loss", ["square", "cross-entropy"])
+@pytest.mark.parametrize("augmented", [True, False])
+def test_it_is_the_published_loop_in_other_variables(data, alpha, loss, augmented):
+    recipe = Recipe(loss, epochs=2, batch=16, lr=0.003, augment=augmented)
+    ours = Scaled(convnet("vgg11", 1 / 32, gain=1.4, classes=3).double(), alpha)
+    list(train(ours, data, recipe, seed=3, precision="float64"))
+    expected = by_hand(data, alpha, recipe, 3)
+    for name, w in ours.displacement().items():
+        torch.testing.assert_close(w.detach(), expected[name], rtol=1e-5, atol=1e-7 * alpha)
+
+
+def test_in_float32_it_follows_float64_where_the_plain_loop_cannot(data):
+    """α = 10⁷: outputs after training, float32 against float64; and the plain formula's error."""
+    found = {}
+    for precision, dtype in (("float32", torch.float32), ("float64", torch.float64)):
+        ours = Scaled(convnet("vgg11", 1 / 32, gain=1.4, classes=3).to(dtype), 1e7)
+        list(train(ours, data, SHORT, precision=precision))
+        x = data.normalize(data.x_test).to(dtype)
+        with torch.no_grad():
+            found[precision] = ours(x).double()
+            if precision == "float32":
+                plain = plain_outputs(ours.module, ours.displacement(), x, 1e7).double()
+    size = found["float64"].norm()
+    assert (found["float32"] - found["float64"]).norm() < 0.01 * size
+    assert (plain - found["float64"]).norm() > 0.3 * size
+
+
+@pytest.mark.parametrize("alpha", [1.0, 10.0, math.inf])
+@pytest.mark.parametrize("loss", ["square", "cross-entropy"])
+def test_it_learns_and_reports_what_it_reached(data, alpha, loss):
+    ours = model(alpha)
+    epochs = list(train(ours, data, Recipe(loss, epochs=8, batch=8, lr=0.003), precision="float32"))
+    assert [e.number for e in epochs] == list(range(1, 9)) and not epochs[-1].diverged
+    assert epochs[-1].loss < epochs[0].loss and epochs[-1].test_accuracy >= 0.8
+    assert epochs[-1].test_accuracy == accuracy(ours, data, precision="float32")
+    assert (stability(ours, data, precision="float32") == 1.0) == (alpha == math.inf)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 10.0, math.inf])
+def test_a_killed_run_resumes_to_the_same_weights(data, alpha, tmp_path):
+    whole, cut = model(alpha), model(alpha)
+    expected = list(train(whole, data, SHORT, precision="float32"))
+    for epoch in train(cut, data, SHORT, precision="float32", checkpoint=tmp_path / "run.pt"):
+        if epoch.number == 2:
+            break  # as good as killed: nothing is written after this
+    again = model(alpha)
+    found = list(train(again, data, SHORT, precision="float32", checkpoint=tmp_path / "run.pt"))
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters()))
+    assert [(e.loss, e.train_accuracy, e.test_accuracy) for e in found] == [
+        (e.loss, e.train_accuracy, e.test_accuracy) for e in expected
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["run.pt"]
+
+
+def test_only_some_epochs_are_tested_and_always_the_last(data):
+    found = list(
+        train(model(), data, Recipe(epochs=5, batch=16, lr=0.003), precision="float32", test_every=2)
+    )
+    assert [math.isnan(e.test_accuracy) for e in found] == [True, False, True, False, False]
+
+
+def test_a_finished_run_is_not_trained_again(data, tmp_path):
+    list(train(model(), data, SHORT, precision="float32", checkpoint=tmp_path / "run.pt"))
+    before = (tmp_path / "run.pt").read_bytes()
+    assert len(list(train(model(), data, SHORT, precision="float32", checkpoint=tmp_path / "run.pt"))) == 3
+    assert (tmp_path / "run.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("change", ["recipe", "alpha", "weights", "data", "seed"])
+def test_a_checkpoint_of_another_run_is_refused_and_left_alone(data, tmp_path, change):
+    path = tmp_path / "run.pt"
+    next(train(model(), data, SHORT, precision="float32", checkpoint=path))
+    before = path.read_bytes()
+    other = {
+        "recipe": (model(), data, Recipe(epochs=3, batch=16, lr=0.004), 0),
+        "alpha": (model(20.0), data, SHORT, 0),
+        "weights": (Scaled(convnet("vgg11", 1 / 32, classes=3), 10.0), data, SHORT, 0),
+        "data": (model(), data.take(39, 10), SHORT, 0),
+        "seed": (model(), data, SHORT, 1),
+    }[change]
+    with pytest.raises(ValueError, match="belongs to a run with other"):
+        next(train(*other[:3], seed=other[3], precision="float32", checkpoint=path))
+    assert path.read_bytes() == before
+
+
+def test_a_damaged_checkpoint_is_said_and_the_run_starts_anew(data, tmp_path):
+    path = tmp_path / "run.pt"
+    list(train(model(), data, SHORT, precision="float32", checkpoint=path))
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.warns(UserWarning, match="is damaged"):
+        assert len(list(train(model(), data, SHORT, precision="float32", checkpoint=path))) == 3
+
+
+def test_a_checkpoint_cannot_run_code(data, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return exec, ("raise SystemExit('code was run')",)
+
+    torch.save({"key": Evil()}, tmp_path / "run.pt")
+    with pytest.warns(UserWarning, match="is damaged"):
+        next(train(model(), data, SHORT, precision="float32", checkpoint=tmp_path / "run.pt"))
+
+
+def test_a_run_that_diverges_says_so_and_stops(data):
+    epochs = list(train(model(math.inf), data, Recipe(epochs=50, batch=8, lr=1e6), precision="float32"))
+    assert epochs[-1].diverged and len(epochs) < 50
+
+
+def test_bfloat16_learns_as_float32_does(data):
+    found = [
+        list(train(model(), data, Recipe(epochs=8, batch=8, lr=0.003), precision=name))[-1]
+        for name in ("float32", "bfloat16")
+    ]
+    assert abs(found[0].loss - found[1].loss) < 0.15 * found[0].loss
+
+
+def test_precision_is_what_it_says():
+    a = torch.randn(64, 64)
+    with computing("bfloat16", "cpu"):
+        assert (a @ a).dtype == torch.bfloat16
+    with computing("float32", "cpu"):
+        assert (a @ a).dtype == torch.float32
+    assert best_precision("cpu") in ("bfloat16", "float32")
+
+
+def test_a_model_that_does_not_compile_trains_all_the_same(data, monkeypatch):
+    def fails(*args, **kwargs):
+        def call(x):
+            raise RuntimeError("no compiler")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", fails)
+    with pytest.warns(UserWarning, match="no compiler"):
+        found = list(train(model(), data, SHORT, precision="float32", compiled=True))
+    expected = list(train(model(), data, SHORT, precision="float32", compiled=False))
+    assert [e.loss for e in found] == [e.loss for e in expected]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ({"loss": "hinge"}, "square, cross-entropy"),
+        ({"lr": 0.0}, "lr must"),
+        ({"lr": math.nan}, "lr must"),
+        ({"epochs": 0}, "epochs must"),
+        ({"batch": 2.5}, "batch must"),
+        ({"momentum": 1.0}, "momentum must"),
+        ({"decay": -1.0}, "decay must"),
+    ],
+)
+def test_bad_recipes_are_refused_in_one_sentence(arguments, word):
+    with pytest.raises(ValueError, match=word):
+        Recipe(**arguments)
+
+
+def test_an_unknown_precision_is_refused(data):
+    with pytest.raises(ValueError, match="precision must be one of"):
+        next(train(model(), data, SHORT, precision="float8"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_on_a_gpu_it_does_what_it_does_on_a_cpu(data):
+    losses = [
+        [e.loss for e in train(model().to(device), data.to(device), SHORT, precision="float32")]
+        for device in ("cpu", "cuda")
+    ]
+    torch.testing.assert_close(*map(torch.tensor, losses), rtol=1e-3, atol=0)
