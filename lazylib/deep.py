@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -204,6 +204,32 @@ class DeepHinge(SoftHinge):
             if l < self.net.L:
                 along = self._gate(change, of(self.p[l]))  # of z_l
         return of(self.alpha) * change.squeeze(1).square().mean(1).sqrt()
+
+
+def on_span(objective: DeepHinge) -> tuple[DeepHinge, Callable[[Tensor], Tensor]]:
+    """The same runs with W_1 in coordinates of the span of the training inputs, which it never leaves: cheaper if n < d.
+
+    A gradient with respect to W_1 is a sum of Δ xᵀ.  With an orthonormal basis Q (d, n) of the span, W_1 Q and the inputs
+    Qᵀx follow the same flow, exactly.
+
+    Returns: an objective for ``gradient_flow``, and the function that takes its displacements u (B, P′) to those of the
+    net itself, (B, P).  Where n ≥ d nothing changes.
+    """
+    net, x = objective.net, objective.x
+    if len(x) >= net.d:
+        return objective, lambda u: u
+    basis = torch.linalg.qr(x.double().mT)[0].to(x)  # Q (d, n)
+    short = replace(net, d=len(x))
+
+    def changed(w: Tensor, width: int, rotation: Tensor) -> Tensor:
+        """w with its first layer, of that many columns, times the rotation."""
+        weight = w[:, : net.h * width].unflatten(1, (net.h, width)) @ rotation
+        return torch.cat([weight.flatten(1), w[:, net.h * width :]], dim=1)
+
+    z = (len(x) / net.d) ** 0.5 * (x @ basis)  # c_1 is 1/√n there
+    w0 = changed(objective.w0, net.d, basis)
+    parts = objective.y, objective.alpha, objective.margin, objective.centred
+    return DeepHinge(short, w0, z, *parts), lambda u: changed(u, short.d, basis.mT)
 
 
 def _factors(net: FullyConnected, w: Tensor, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:

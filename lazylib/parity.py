@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import os
 from dataclasses import dataclass
@@ -65,6 +66,21 @@ def read(name: str) -> tuple[np.ndarray, np.ndarray, int]:
     return np.concatenate(images), np.concatenate([np.asarray(part.targets) for part in both]), len(images[0])
 
 
+@functools.cache
+def _centred(name: str, folder: str | None) -> tuple[np.ndarray, np.ndarray, int, np.ndarray]:
+    """What ``read`` gives, and the mean of the set's training images (d,); kept for the next draw."""
+    images, labels, own = read(name)
+    return images, labels, own, images[:own].mean(0)
+
+
+@functools.cache
+def _components(name: str, folder: str | None) -> tuple[Tensor, Tensor]:
+    """Variances, increasing, and directions (d, d) of the principal components of the set's training images."""
+    images, _, own, mean = _centred(name, folder)
+    centred = torch.from_numpy(images[:own].astype(np.float32) - mean.astype(np.float32))
+    return torch.linalg.eigh((centred.T @ centred / own).double())
+
+
 def parity(
     name: str, n: int, n_test: int, seed: int = 0, *, components: int | None = None, dtype=torch.float32, device=None
 ) -> Classes:
@@ -85,17 +101,15 @@ def parity(
     for label, value in (("n", n), ("n_test", n_test)):
         if not (isinstance(value, int) and value >= 1):
             raise ValueError(f"{label} must be a whole number ≥ 1, got {value!r}.")
-    images, labels, own = read(name)
+    images, labels, _, mean = _centred(name, os.environ.get("LAZYLIB_DATA"))
     if n + n_test > len(images):
         raise ValueError(f"n + n_test must be at most {len(images)}, the images of {name}, got {n + n_test}.")
     chosen = torch.randperm(len(images), generator=generator(seed, "data"))[: n + n_test].numpy()
-    mean = images[:own].mean(0)  # (d,)
     x = torch.from_numpy(images[chosen] - mean)  # float64
     if components is not None:
         if not 1 <= components <= images.shape[1]:
             raise ValueError(f"components must lie between 1 and {images.shape[1]}, got {components}.")
-        centred = torch.from_numpy(images[:own].astype(np.float32) - mean.astype(np.float32))
-        values, vectors = torch.linalg.eigh((centred.T @ centred / own).double())
+        values, vectors = _components(name, os.environ.get("LAZYLIB_DATA"))
         x = x @ vectors[:, -components:] / values[-components:].sqrt()
     x *= x.shape[1] ** 0.5 / x.norm(dim=1, keepdim=True).clamp(min=1e-12)
     y = torch.from_numpy(1.0 - 2.0 * (labels[chosen] % 2))

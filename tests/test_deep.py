@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lazylib import deep
-from lazylib.deep import FullyConnected, deep_kernel, gain
+from lazylib.deep import FullyConnected, deep_kernel, gain, on_span
 from lazylib.flow import gradient_flow
 from lazylib.hinge import SoftHinge, soft_hinge
 from lazylib.kernel import tangent_kernel
@@ -134,6 +134,32 @@ def test_a_run_is_the_same_in_a_batch_and_alone_and_by_torch_func():
         for other in (alone.u[0], generic.u[row]):
             assert torch.allclose(whole.u[row], other, rtol=1e-6, atol=1e-9)
         assert whole.evals[row] == alone.evals[0] and whole.time[row] == pytest.approx(alone.time[0])
+
+
+@pytest.mark.parametrize("net", [FullyConnected(30, 20, 2), FullyConnected(30, 4, 1, "relu", bias=True)], ids=str)
+def test_on_the_span_of_the_inputs_the_gradient_is_the_same(net):
+    objective = soft_hinge(net, parameters(net), inputs(12, 30), classes(12), [0.5, 3.0, 20.0])
+    short, lift = on_span(objective)
+    u = 0.1 * torch.randn(3, short.size, generator=generator(2, "u"), dtype=F64)
+    assert short.size < net.size and torch.allclose(short.outputs(u), objective.outputs(lift(u)), atol=1e-10)
+    (mine, out), (theirs, whole) = short.gradient(u), objective.gradient(lift(u))
+    assert torch.allclose(lift(mine), theirs, rtol=1e-9, atol=1e-11) and torch.allclose(out, whole, atol=1e-10)
+
+
+def test_on_the_span_of_the_inputs_the_flow_is_the_same():
+    net, other = FullyConnected(30, 20, 2), inputs(9, 30, seed=1)
+    objective = soft_hinge(net, net.init([0, 1], dtype=F64), inputs(12, 30), classes(12), [2.0, 20.0])
+    short, lift = on_span(objective)
+    flow, whole = (gradient_flow(part, 1e8, rtol=0.01) for part in (short, objective))
+    assert flow.reached.all()
+    assert torch.allclose(objective.outputs(lift(flow.u), other), objective.outputs(whole.u, other), atol=2e-2)
+
+
+def test_the_span_of_many_inputs_is_everything():
+    net = NETS[0]
+    objective = soft_hinge(net, parameters(net), inputs(6), classes(6), 1.0)
+    same, lift = on_span(objective)
+    assert same is objective and lift(objective.w0) is objective.w0
 
 
 def test_single_precision_follows_double_in_the_lazy_regime():

@@ -18,7 +18,14 @@ def made(monkeypatch):
     images[:, 4] = np.arange(100)
     labels = np.arange(100) % 10
     monkeypatch.setattr(module, "read", lambda name: (images, labels, 80))
-    return images, labels
+    forget()
+    yield images, labels
+    forget()
+
+
+def forget():
+    for kept in (module._centred, module._components):
+        kept.cache_clear()
 
 
 def test_images_have_norm_root_d_and_lose_the_mean_of_the_training_images(made):
