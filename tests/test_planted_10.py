@@ -15,7 +15,7 @@ G1_ONLY = {"tolerance_scales": [100.0], "cases": ["digits"], "case_draws": 2, "c
 CASES_ONLY = {"widths": [10, 20], "trials": 2, "scales": [0.1, 1.0, 10.0, 100.0, 1000.0], "tolerance_scales": [100.0]}
 TOLERANCE_ONLY = {"widths": [10, 20], "scales": [0.1, 1.0, 10.0, 100.0, 1000.0], "cases": ["digits"], "case_draws": 2, "case_nets": 2}
 
-NO_SLIDER = {"widgets.explore(draw_training, training_words, scale=p.scales)": "None"}
+NO_SLIDER = {"widgets.explore(lambda **at: draw_training(*at.values()), lambda **at: training_words(*at.values()), **{\"√h·α\": p.scales})": "None"}
 
 PLANTED = {  # what is wrong → the claims that it breaks, lines replaced, parameters changed
     "α not divided by √h": (["G1"], {"/ math.sqrt(net.h)\n    w0 = net.init(seed, device": "* 1.0\n    w0 = net.init(seed, device"}, G1_ONLY),
