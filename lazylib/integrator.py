@@ -20,11 +20,11 @@ class Flow:
     """What ``gradient_flow`` returns, for B runs and K observation times.
 
     u: displacement w − w0 at the end, (B, P).     time: flow time there, (B,).
-    status: per run, "reached" (T), "diverged" (not finite) or "stalled" (budget of gradients spent, or a step
-        below rounding); u and time of such a run are those of its last accepted step.
+    status: per run, "reached" (T, or the objective's own end where it has one), "diverged" (not finite) or
+        "stalled" (budget of gradients spent, a step below rounding, or T spent before the objective's own end);
+        u and time of such a run are those of its last accepted step.
     loss: F at the end, (B,).                      evals, steps, rejected: counts per run.
-    times: observation times, (B, K).              observed: name → (B, K, …); NaN past the end of a run that
-        did not reach T.
+    times: observation times, (B, K).              observed: name → (B, K, …); NaN past the end of a run.
     """
 
     u: Tensor
@@ -100,7 +100,7 @@ class Integrator:
         self.slots = torch.zeros(b, 5, p, **like)
         probe = torch.randn(p, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(**like)
         self.probe = (probe / probe.norm()).repeat(b, 1)  # power-method vectors (B, P)
-        self.reach = 1e-3 * objective.w0.norm(dim=1, keepdim=True)  # length of a probe (B, 1)
+        self.reach = objective.reach.unsqueeze(1)  # length of a probe (B, 1)
         zeros = np.zeros(b)
         counts = np.zeros((3, b), int)
         status = np.full(b, "", dtype="<U8")
@@ -198,18 +198,20 @@ class Integrator:
 
         The defect 0.8 (Y₀ − Y) + 0.4 h (F₀ + F) is RKC2's embedded estimate.
         """
-        old, _, _, f, f0 = self.slots[at].unbind(1)  # (k, P)
+        slots = self.slots if len(rows) == len(self.slots) else self.slots[at]  # no copy of all runs
+        old, _, _, f, f0 = slots.unbind(1)  # (k, P)
         h = self._on_device(0.4 * self.steer.h[rows]).unsqueeze(1)
         defect = (f0 + f).mul_(h).add_(old, alpha=0.8).sub_(new, alpha=0.8)
         tiny = torch.finfo(new.dtype).tiny
         size = defect.norm(dim=1)
         length = torch.maximum(old.norm(dim=1), new.norm(dim=1)).clamp(min=tiny)
         weight = (self.objective.w0[at] + new).norm(dim=1).clamp(min=tiny)
-        error = size / length * (rkc.FEATURES * length / weight).clamp(min=1.0)
+        error = size / length * (self.objective.features * length / weight).clamp(min=1.0)
         if self.objective.moved is not None:
-            y = self.objective.y[at]
-            scale = torch.maximum((out - y).square().mean(1), y.square().mean(1)).sqrt().clamp(min=tiny)
-            bound = self._on_device(np.sqrt(self.steer.radius[rows])) * size / scale  # as ‖Dh‖² ≈ λmax
+            scale = self.objective.scale(at, out).clamp(min=tiny)
+            curvature, radius = self.objective.curvature, self.steer.radius[rows]
+            slope = np.sqrt(radius / curvature) if curvature else np.full(len(rows), np.inf)  # ≥ ‖Dh‖
+            bound = self._on_device(slope) * size / scale
             unsure = torch.nonzero(bound > error).squeeze(1)
             if len(unsure):
                 error[unsure] = torch.maximum(
@@ -254,7 +256,13 @@ class Integrator:
         if len(lost):
             overflow = ~torch.isfinite(out[self._on_device(lost)]).all(1).cpu().numpy()
             status[lost] = np.where(overflow, "diverged", "stalled")
-        status[rows[steer.t[rows] >= steer.T[rows] * rkc.END]] = "reached"
+        at_T = rows[steer.t[rows] >= steer.T[rows] * rkc.END]
+        if self.objective.done is None:
+            status[at_T] = "reached"
+        else:  # its own end counts, and T is a budget
+            status[at_T] = "stalled"
+            ended = rows[good]
+            status[ended[self.objective.done(out)[self._on_device(ended)].cpu().numpy()]] = "reached"
         done = status != ""
         if not done.any():
             return

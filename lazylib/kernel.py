@@ -8,19 +8,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .deep import FullyConnected, deep_kernel
 from .nets import TwoLayer
 
 
 def tangent_kernel(net, w: Tensor, x: Tensor, x2: Tensor | None = None) -> Tensor:
     """K_ij = ⟨∇_w h(w, x_i), ∇_w h(w, x2_j)⟩ (Jacot et al. 2018), (n, n2), for one run.
 
-    For the two-layer ReLU net: scale² (Σ_k relu relu′ + x·x′ Σ_k a_k² 1 1′), with no Jacobian ever formed;
-    for other nets by reverse-mode Jacobians.
+    For the two-layer ReLU net: scale² (Σ_k relu relu′ + x·x′ Σ_k a_k² 1 1′), and for ``FullyConnected`` layer by
+    layer, with no Jacobian ever formed; for other nets by reverse-mode Jacobians.
 
     Args: w (P,); x (n, d); x2 (n2, d), default x.
     """
     if w.dim() != 1:
         raise ValueError(f"w must be the parameters of one run, (P,), got shape {tuple(w.shape)}.")
+    if isinstance(net, FullyConnected):
+        return deep_kernel(net, w.unsqueeze(0), x, x2)[0]
     x2 = x if x2 is None else x2
     if isinstance(net, TwoLayer) and net.activation == "relu":
         a, b = net.split(w)

@@ -9,8 +9,11 @@ An objective holds a batch of B runs and offers
 - gradient(u) → (∇F (B, P), outputs h (B, n)), and loss(outputs) → F (B,);
 - moved(rows, v) → rms over x of Dh(w0+u) v (k,), for k rows of the batch and v (k, P), at the u of the latest
   gradient (None: not offered);
+- scale(rows, outputs) → the size by which an error of those outputs (k, n) is judged, (k,);
 - select(rows) → the objective of a sub-batch;
 - bytes_per_run: memory that one gradient takes for a run.
+
+What else a flow asks has a default, given by ``Objective``.
 """
 
 from __future__ import annotations
@@ -19,6 +22,28 @@ import torch
 from torch import Tensor
 
 from .nets import TwoLayer
+from .rkc import FEATURES
+
+
+class Objective:
+    """What a flow asks of an objective, where the answer is mostly the same.
+
+    done: function outputs (B, n) → (B,) bool, the objective's own end of training (None: there is none); a flow asks
+        it at the end of every step.
+    moved: see above.
+    features: how much more an error of u counts where u is as large as w; 0 if the model is linear in u.
+    curvature: c ≥ 0 with c·‖Dh‖² ≤ λmax(∇²F), the norm of Dh being that of the root mean square of outputs.
+    """
+
+    done = None
+    moved = None
+    features = FEATURES
+    curvature = 1.0
+
+    @property
+    def reach(self) -> Tensor:
+        """Length of the displacement over which ∇²F is probed by a difference of gradients, (B,)."""
+        return 1e-3 * self.w0.norm(dim=1)
 
 
 def square_loss(net, w0: Tensor, x: Tensor, y: Tensor) -> SquareLoss:
@@ -48,7 +73,7 @@ def square_loss(net, w0: Tensor, x: Tensor, y: Tensor) -> SquareLoss:
     return (FusedSquareLoss if fused else SquareLoss)(net, w0, x, y.expand(runs, n))
 
 
-class SquareLoss:
+class SquareLoss(Objective):
     """½ mean (h − y)² of any net, its gradient by reverse and its differential by forward mode."""
 
     def __init__(self, net, w0: Tensor, x: Tensor, y: Tensor):
@@ -75,6 +100,10 @@ class SquareLoss:
     def jvp(self, u: Tensor, v: Tensor) -> Tensor:
         """Dh(w0 + u) v, (B, n)."""
         return torch.func.jvp(self.outputs, (u,), (v,))[1]
+
+    def scale(self, rows: Tensor, out: Tensor) -> Tensor:
+        y = self.y[rows]
+        return torch.maximum((out - y).square().mean(1), y.square().mean(1)).sqrt()
 
     def moved(self, rows: Tensor, v: Tensor) -> Tensor:
         return self.select(rows).jvp(self.latest[rows], v).square().mean(-1).sqrt()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .nets import TwoLayer
+from .objectives import Objective
 
 
 def arccos_kernel(b: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -43,10 +44,11 @@ def population_loss(net: TwoLayer, w0: Tensor, teacher_net: TwoLayer, teacher: T
     return PopulationLoss(net, w0, teacher_net, teacher.to(w0.dtype), b_metric)
 
 
-class PopulationLoss:
-    """See ``population_loss``.  "Outputs" of this objective are the risks themselves, (B, 1)."""
+class PopulationLoss(Objective):
+    """See ``population_loss``.  "Outputs" of this objective are the risks themselves, (B, 1).
 
-    moved = None  # no finite set of outputs: a flow controls the displacement alone
+    There is no finite set of outputs to control, ``moved`` is None: a flow controls the displacement alone.
+    """
 
     def __init__(self, net, w0: Tensor, teacher_net, teacher: Tensor, b_metric: float):
         self.net, self.w0, self.teacher_net, self.teacher, self.b_metric = net, w0, teacher_net, teacher, b_metric

@@ -12,7 +12,7 @@ from lazylib.descent import gradient_descent
 from lazylib.flow import gradient_flow
 from lazylib.kernel import tangent_solution
 from lazylib.nets import Deep, TwoLayer
-from lazylib.objectives import square_loss
+from lazylib.objectives import Objective, square_loss
 from lazylib.problems import teacher_student
 
 F64 = torch.float64
@@ -48,7 +48,7 @@ def test_rkc_is_stable_on_its_interval_and_not_far_beyond(s):
     assert rkc.stages_for(beta * 0.999) == s
 
 
-class Quadratic:
+class Quadratic(Objective):
     """F(u) = ½ Σ λ_k (u_k − 1)², with the solution u_k = 1 − exp(−λ_k t); outputs are u itself."""
 
     def __init__(self, eigenvalues, runs=1):
@@ -64,6 +64,9 @@ class Quadratic:
 
     def loss(self, out):
         return 0.5 * (self.eigenvalues * (out - 1) ** 2).sum(1)
+
+    def scale(self, rows, out):
+        return torch.maximum((out - 1).square().mean(1), torch.ones(1, dtype=F64)).sqrt()
 
     def moved(self, rows, v):
         return v.square().mean(1).sqrt()
