@@ -1,0 +1,82 @@
+"""Chapter 11 at the smoke preset: its claims hold, and a planted error turns just the claims that it breaks.
+
+The chapter is run once.  For a planted error only the cells of the sweeps that it touches are run again, and those that
+define what is planted; figures, the slider and the exercises are left out.
+"""
+
+import matplotlib
+import matplotlib.pyplot as plt
+import nbformat
+import pytest
+
+from tests.notebooks import run_cells, verdicts
+from tools.pages import ROOT
+
+CHAPTER = ROOT / "chapters" / "11_kernel_evolution.ipynb"
+CLAIMS = ("G4", "G5", "G6", "G7", "G9")
+SOUND = ("holds", "holds with a caveat")
+SWEEPS = ("depths", "few", "frozen", "kinks")
+MADE_OF = {"depths": ["depths", "few"], "frozen": ["frozen"], "kinks": ["kinks"]}  # what a planted error runs again
+
+PLANTED = {  # what is wrong → code to replace, sweeps to run again, claims that break
+    "the root of α": (
+        {"alpha = torch.tensor(scales, device=p.device) / math.sqrt(h)": "alpha = (torch.tensor(scales, device=p.device) / math.sqrt(h)).sqrt()"},
+        "depths",
+        {"G4", "G5", "G6"},
+    ),
+    "the change relative to the final kernel": (
+        {"dim=1) / before.norm()": "dim=1) / kernel(w).flatten(1).norm(dim=1)"},
+        "depths",
+        {"G4", "G5"},
+    ),
+    "a run did not reach its margin": ({'"reached": flow.reached, "grad': '"reached": flow.reached & (objective.net.L != 3), "grad'}, "depths", {"G4", "G5", "G6"}),
+    "depths mixed up": ({"FullyConnected(x.shape[1], h, L, activation)": "FullyConnected(x.shape[1], h, 7 - L, activation)"}, "depths", {"G5"}),
+    "α divided by h": ({"alpha = torch.tensor(scales, device=p.device) / math.sqrt(h)": "alpha = torch.tensor(scales, device=p.device) / h * math.sqrt(p.h)"}, "depths", {"G5"}),
+    "times of the loss not divided by α²": ({"first_time(data.t.values, -data": "first_time(data.t.values * data.scale.values[:, None], -data"}, None, {"G6"}),
+    "f not divided by √h": ({"np.log(f)))) / math.sqrt(data.h.values[j])": "np.log(f))))"}, None, {"G6"}),
+    "speeds of all units summed": ({"velocity.square().mean().sqrt()": "velocity.square().sum().sqrt()"}, "depths", {"G6"}),
+    "the final kernel is the initial one": ({'"final": (w0 + flow.u)[0]}.items()': '"final": w0[0]}.items()'}, "frozen", {"G7"}),
+    "classes shuffled for the frozen kernels": ({"frozen_kernel(theta, data.y)": "frozen_kernel(theta, data.y.roll(1))"}, "frozen", {"G7"}),
+    "softplus for ReLU": ({"FullyConnected(x.shape[1], h, L, activation)": "FullyConnected(x.shape[1], h, L)"}, "kinks", {"G9"}),
+    "ReLU for softplus": ({"FullyConnected(x.shape[1], h, L, activation)": 'FullyConnected(x.shape[1], h, L, "relu")'}, "kinks", {"G9"}),
+}
+
+
+@pytest.fixture(scope="module")
+def chapter():
+    """The chapter's namespace after an unchanged run."""
+    return run_cells(CHAPTER)
+
+
+def run_again(namespace, patches, family, records):
+    """Verdicts after what a planted error touches, and the checks, have been run again in a copy."""
+    namespace, found = dict(namespace), set()
+    cells = [cell for cell in nbformat.read(CHAPTER, as_version=4).cells if cell.cell_type == "code"]
+    for cell in cells[2:]:  # not the parameters
+        source, tags = cell.source, cell.metadata.get("tags", [])
+        touched = {old for old in patches if old in source}
+        made = [name for name in SWEEPS if f"{name} = sweep(" in source]
+        aside = "mystnb" in cell.metadata or "hide-input" in tags or "remove-cell" in tags
+        if aside or (made and not set(made) & set(MADE_OF.get(family, []))):
+            continue
+        found |= touched
+        for old in touched:
+            source = source.replace(old, patches[old])
+        with matplotlib.rc_context():
+            exec(compile(source, CHAPTER.name, "exec"), namespace)
+        plt.close("all")
+    assert found == set(patches), f"the chapter has no code {set(patches) - found}"
+    return verdicts(records)
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_nothing_planted_nothing_found(chapter, claim):
+    assert verdicts(chapter)[claim] in SOUND
+
+
+@pytest.mark.parametrize(("patches", "family", "broken"), PLANTED.values(), ids=PLANTED)
+def test_a_planted_error_turns_its_claims(chapter, patches, family, broken, tmp_path):
+    found = run_again(chapter, patches, family, tmp_path / "ledger")
+    assert {claim for claim, verdict in found.items() if verdict == "does not hold"} >= broken
+    apart = {"depths": {"G7", "G9"}, "frozen": {"G4", "G5", "G6", "G9"}, "kinks": {"G4", "G5", "G6", "G7"}, None: {"G4", "G5", "G7", "G9"}}[family]
+    assert {found[claim] for claim in apart} <= set(SOUND)
