@@ -94,6 +94,7 @@ def test_a_paragraph_of_names_and_meanings_becomes_a_list_and_others_stay():
     text = ["What it does.", "", "x: one", "    and more", "y, z: two", "", "Not: a list,", "since nothing is indented."]
     assert api.as_list(text)[:5] == ["What it does.", "", "- x: one", "  and more", "- y, z: two"]
     assert api.as_list(text)[6:8] == text[6:]
+    assert api.as_list([*text[2:5], ""])[:3] == ["- x: one", "  and more", "- y, z: two"]  # the last paragraph as well
     formulas = ["Two lines", "", "    z   = W a", "    δ_z = u a", "", "and one", "", "    F = α h"]
     assert api.as_list(formulas)[:6] == ["Two lines", "", "::", "", *formulas[2:4]]
     assert api.as_list(formulas)[7:10] == formulas[5:]

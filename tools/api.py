@@ -80,7 +80,7 @@ def as_list(lines: list[str]) -> list[str]:
     """Docstring lines as they are meant: paragraphs of the form "name: meaning", continuation indented, are bullet
     lists, and indented ones of several lines are formulas whose lines and columns stay."""
     done: list[str] = []
-    for paragraph in "\n".join(lines).split("\n\n"):
+    for paragraph in "\n".join(lines).rstrip().split("\n\n"):
         part = paragraph.split("\n")
         indent = len(part[0]) - len(part[0].lstrip())
         fields = [bool(FIELD.match(line[indent:])) for line in part]
