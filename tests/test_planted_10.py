@@ -18,13 +18,18 @@ TOLERANCE_ONLY = {"widths": [10, 20], "scales": [0.1, 1.0, 10.0, 100.0, 1000.0],
 
 NOT_CLAIMED = {  # what is in no claim is not done, or is done with little
     "widgets.explore(lambda **at: draw_training(*at.values()), lambda **at: training_words(*at.values()), **{\"√h·α\": p.scales})": "None",
+    'stored = saved("phases")': "stored = None",
     'digits = parity("digits", 400, 1000)': 'digits = parity("digits", 40, 100)',
 }  # fmt: skip
 
 PLANTED = {  # what is wrong → the claims that it breaks, lines replaced, parameters changed
     "α not divided by √h": (["G1"], {"/ math.sqrt(net.h)\n    w0 = net.init(seed, device": "* 1.0\n    w0 = net.init(seed, device"}, G1_ONLY),
     "the authors' last layer, 1/h": (["G1"], {"torch.tensor(scales, device=p.device) / math.sqrt(net.h)": "torch.tensor(scales, device=p.device) / net.h"}, G1_ONLY),
-    "kernel frozen at another initialization": (["G1"], {"    w0 = net.init(seed, device=p.device)\n    frozen": "    w0 = -9 * net.init(seed + 99, device=p.device)\n    frozen"}, G1_ONLY),
+    "kernel frozen, and trained on shuffled classes": (
+        ["G1"],
+        {"frozen = frozen_kernel(deep_kernel(net, w0, data.x), data.y)": "frozen = frozen_kernel(deep_kernel(net, w0, data.x), data.y.roll(1))"},
+        G1_ONLY,
+    ),
     "a run did not reach its margin": (["G1"], {'"reached": flow.reached, "time"': '"reached": flow.reached & (seed != 1), "time"'}, G1_ONLY),
     "classes shuffled for one regime": (
         ["G8"],
