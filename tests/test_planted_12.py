@@ -20,9 +20,9 @@ SMALL = {"n": 60, "sizes": [20, 60], "widths": [16, 48, 144], "curve_widths": [1
 FALSE = "does not hold"
 
 IN_THE_FLOWS = {  # what is wrong → what becomes of the claims, lines replaced
-    "other images for other initializations; an output that is large at small α": (
+    "a width without effect; an output that is large at small α": (
         {"G2": FALSE, "G12": FALSE},
-        {"data = images(n, number)": "data = images(n, seed % p.sets)", "/ math.sqrt(h)\n    w0": "/ math.sqrt(h) * torch.tensor([1e4 if s == p.feature and not centred else 1.0 for s in scales])\n    w0"},
+        {"FullyConnected(data.x.shape[1], h, 3, bias=bias)": "FullyConnected(data.x.shape[1], 16, 3, bias=bias)", "/ math.sqrt(h)\n    w0": "/ math.sqrt(h) * torch.tensor([1e4 if s == p.feature and not centred else 1.0 for s in scales])\n    w0"},
     ),
     "classes shuffled in the lazy regime; n without effect; the initial output always subtracted; the biases left out": (
         {"G3": FALSE, "G11": FALSE, "G12": FALSE, "G13": "holds"},
