@@ -16,7 +16,7 @@ CHAPTER = ROOT / "chapters" / "11_kernel_evolution.ipynb"
 CLAIMS = ("G4", "G5", "G6", "G7", "G9")
 SOUND = ("holds", "holds with a caveat")
 SWEEPS = ("depths", "few", "frozen", "kinks")
-MADE_OF = {"depths": ["depths"], "frozen": ["frozen"], "kinks": ["kinks"]}  # what a planted error runs again
+MADE_OF = {"depths": ["depths"], "frozen": ["frozen"], "kinks": ["kinks"], "both": ["depths", "kinks"]}  # what a planted error runs again
 
 PLANTED = {  # what is wrong → code to replace, sweeps to run again, claims that break
     "the root of α": (
@@ -38,7 +38,7 @@ PLANTED = {  # what is wrong → code to replace, sweeps to run again, claims th
     "the final kernel is the initial one": ({'"final": (w0 + flow.u)[0]}.items()': '"final": w0[0]}.items()'}, "frozen", {"G7"}),
     "classes shuffled for the frozen kernels": ({"frozen_kernel(theta, y)": "frozen_kernel(theta, y.roll(1))"}, "frozen", {"G7"}),
     "softplus for ReLU": ({"FullyConnected(x.shape[1], h, L, activation)": "FullyConnected(x.shape[1], h, L)"}, "kinks", {"G9"}),
-    "ReLU for softplus": ({"FullyConnected(x.shape[1], h, L, activation)": 'FullyConnected(x.shape[1], h, L, "relu")'}, "depths", {"G9"}),
+    "ReLU for softplus": ({"FullyConnected(x.shape[1], h, L, activation)": 'FullyConnected(x.shape[1], h, L, "relu")'}, "both", {"G9"}),
 }
 
 
@@ -78,5 +78,5 @@ def test_nothing_planted_nothing_found(chapter, claim):
 def test_a_planted_error_turns_its_claims(chapter, patches, family, broken, tmp_path):
     found = run_again(chapter, patches, family, tmp_path / "ledger")
     assert {claim for claim, verdict in found.items() if verdict == "does not hold"} >= broken
-    apart = {"depths": {"G7"}, "frozen": {"G4", "G5", "G6", "G9"}, "kinks": {"G4", "G5", "G6", "G7"}, None: {"G4", "G5", "G7", "G9"}}[family]
+    apart = {"depths": {"G7"}, "both": {"G7"}, "frozen": {"G4", "G5", "G6", "G9"}, "kinks": {"G4", "G5", "G6", "G7"}, None: {"G4", "G5", "G7", "G9"}}[family]
     assert {found[claim] for claim in apart} <= set(SOUND)
