@@ -74,7 +74,7 @@ class FullyConnected:
 
     @property
     def factors(self) -> list[float]:
-        """c_l: 1/√d, then a/√h."""
+        """The c_l, which are 1/√d and then a/√h."""
         return [self.d**-0.5, *[gain(self.activation) * self.h**-0.5] * self.L]
 
     @property
