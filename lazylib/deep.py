@@ -74,11 +74,7 @@ class FullyConnected:
 
     @property
     def factors(self) -> list[float]:
-<<<<<<< HEAD
         """The numbers c_l, first 1/√d and then a/√h."""
-=======
-        """The c_l, which are 1/√d and then a/√h."""
->>>>>>> w10
         return [self.d**-0.5, *[gain(self.activation) * self.h**-0.5] * self.L]
 
     @property
