@@ -119,6 +119,8 @@ def _globals_used(function: types.FunctionType) -> dict[str, Any]:
 def _elsewhere(module: str | None) -> bool:
     """Is this a module of Python, of an installed package, or of lazylib (whose files count as a whole)?"""
     package = (module or "builtins").partition(".")[0]
+    if package == "__main__":  # wherever its file lies, as that of pytest does among the installed packages
+        return False
     if package == __name__.partition(".")[0] or package in sys.stdlib_module_names:
         return True
     found = sys.modules.get(package)

@@ -539,3 +539,11 @@ def test_the_time_left_counts_from_the_start(monkeypatch):
     assert 0 < time_left() < 6e10
     monkeypatch.setenv("LAZYLIB_MINUTES", "1e-9")
     assert time_left() < 0
+
+
+def test_the_code_of_a_notebook_counts_whatever_program_runs_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", "/x/site-packages/pytest/__main__.py", raising=False)
+    for factor in (2, 3):
+        namespace = {"__name__": "__main__"}
+        exec(f"def run(x):\n    return {{'y': {factor} * x}}", namespace)
+        assert sweep(namespace["run"], {"x": [1]}, store=tmp_path).y.item() == factor
