@@ -30,7 +30,7 @@ PLANTED = {  # what is wrong → the claims that it breaks, lines replaced, para
         {"frozen = frozen_kernel(deep_kernel(net, w0, data.x), data.y)": "frozen = frozen_kernel(deep_kernel(net, w0, data.x), data.y.roll(1))"},
         G1_ONLY,
     ),
-    "a run did not reach its margin": (["G1"], {'"reached": flow.reached, "time"': '"reached": flow.reached & (seed != 1), "time"'}, G1_ONLY),
+    "a run did not reach its margin": (["G1"], {'"reached": flow.reached, "time"': '"reached": flow.reached & (net.h != 90), "time"'}, G1_ONLY),
     "classes shuffled for one regime": (
         ["G8"],
         {"case_errors(F, data.y_test)": "case_errors(F, torch.stack([data.y_test, data.y_test.roll(1)]))"},
