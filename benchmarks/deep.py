@@ -12,9 +12,9 @@ One process, all cores.
 import argparse
 import statistics
 import sys
-import time
 
 import torch
+from _timing import timed
 
 from lazylib.deep import FullyConnected, deep_kernel
 from lazylib.flow import gradient_flow
@@ -41,16 +41,6 @@ def by_vmap(w, x):
 
 def layerwise(w, x):
     return deep_kernel(NET, w[None], x)[0]
-
-
-def timed(function, *arguments, repeats):
-    """The least seconds of some repetitions, and the result."""
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        result = function(*arguments)
-        seconds.append(time.perf_counter() - start)
-    return min(seconds), result
 
 
 def kernel(inputs: int) -> tuple[bool, list]:

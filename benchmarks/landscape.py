@@ -9,9 +9,9 @@ cores.
 
 import statistics
 import sys
-import time
 
 import torch
+from _timing import timed
 from torch.nn.utils import vector_to_parameters
 
 from lazylib.landscape import pca_plane, plane_loss
@@ -55,16 +55,6 @@ def by_tensors(net, plane, s, x, y):
     return losses
 
 
-def timed(f, *arguments, repeat=3):
-    """The least of a few wall times, and the result."""
-    seconds = []
-    for _ in range(repeat):
-        start = time.perf_counter()
-        result = f(*arguments)
-        seconds.append(time.perf_counter() - start)
-    return min(seconds), result
-
-
 def main():
     problem = teacher_student(0, d=D, scale=100.0)
     x, y = problem.x_test, problem.y_test
@@ -80,9 +70,9 @@ def main():
         plane = pca_plane(3 * net.init(1.0, range(8)))
         exact_plane = type(plane)(plane.origin.double(), plane.directions.double())
         exact = by_tensors(net, exact_plane, s.double(), x.double(), y.double())
-        module, first = timed(by_module, net, plane, s, x, y)
-        tensors, _ = timed(by_tensors, net, plane, s, x, y)
-        batched, losses = timed(plane_loss, net, plane, s, s, x, y, repeat=5)
+        module, first = timed(by_module, net, plane, s, x, y, repeats=3)
+        tensors, _ = timed(by_tensors, net, plane, s, x, y, repeats=3)
+        batched, losses = timed(plane_loss, net, plane, s, s, x, y, repeats=5)
         errors.append(max(float((found / exact - 1).abs().max()) for found in (losses, first)))
         ratios.append((module / batched, tensors / batched))
         print(

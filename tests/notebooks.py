@@ -3,10 +3,11 @@
 For tests that plant an error in a chapter: no kernel is started, so a run costs what its cells cost.
 """
 
+import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -47,6 +48,45 @@ def run_cells(
         sources.insert(at[0] + 1, "\n".join(lines))
 
     namespace: dict[str, Any] = {"__name__": "__main__", "In": [""]}
+    with _running() as folder:
+        for number, source in enumerate(sources):
+            namespace["In"].append(source)
+            exec(compile(source, f"{Path(path).name}[{number}]", "exec"), namespace)
+        namespace[VERDICTS] = verdicts(folder)
+    return namespace
+
+
+def run_again(
+    namespace: Mapping[str, Any],
+    path: str | os.PathLike,
+    patches: Mapping[str, str],
+    chosen: Callable[[nbformat.NotebookNode, bool], bool],
+) -> dict[str, str]:
+    """The verdicts after some cells have been run again, in a copy of the namespace that `run_cells` returned.
+
+    chosen: function of a code cell, and of whether it has code to replace, that says if it is run.
+    patches: as in `run_cells`, all at once, so that two can swap; AssertionError if one is in no cell that is run.
+    """
+    namespace, found = dict(namespace), set()
+    with _running() as folder:
+        for cell in nbformat.read(path, as_version=4).cells:
+            touched = [old for old in patches if cell.cell_type == "code" and old in cell.source]
+            if cell.cell_type != "code" or not chosen(cell, bool(touched)):
+                continue
+            source = cell.source
+            for k, old in enumerate(touched):
+                source = source.replace(old, f"<{k}>")
+            for k, old in enumerate(touched):
+                source = source.replace(f"<{k}>", patches[old])
+            exec(compile(source, Path(path).name, "exec"), namespace)
+            found |= set(touched)
+        assert found == set(patches), f"the cells run again have no code {set(patches) - found}"
+        return verdicts(folder)
+
+
+@contextlib.contextmanager
+def _running() -> Iterator[str]:
+    """Cells may run: records go to the folder that this yields, nothing is shown, and figures are closed."""
     with (
         tempfile.TemporaryDirectory() as folder,
         mock.patch.dict(os.environ, {"LAZYLIB_LEDGER": folder}),
@@ -55,13 +95,9 @@ def run_cells(
     ):
         matplotlib.use("agg")
         try:
-            for number, source in enumerate(sources):
-                namespace["In"].append(source)
-                exec(compile(source, f"{Path(path).name}[{number}]", "exec"), namespace)
+            yield folder
         finally:
             plt.close("all")
-        namespace[VERDICTS] = verdicts(folder)
-    return namespace
 
 
 def verdicts(where: Mapping[str, Any] | str | os.PathLike) -> dict[str, str]:

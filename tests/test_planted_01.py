@@ -4,11 +4,9 @@ At this size K1–K3 run on two trials and K4 up to width 1000, on which the exp
 is run once; for a planted error the cells that contain it, and the claims, are run again.
 """
 
-import matplotlib
-import nbformat
 import pytest
 
-from tests.notebooks import run_cells, verdicts
+from tests.notebooks import run_again, run_cells, verdicts
 from tools.pages import ROOT
 
 CHAPTER = ROOT / "chapters" / "01_kappa_criterion.ipynb"
@@ -47,34 +45,20 @@ def chapter():
     return run_cells(CHAPTER)
 
 
-def run_again(namespace, patches, records):
-    """Verdicts after the cells with a patch, and the claims, have been run again in a copy of the namespace."""
-    namespace = dict(namespace)
-    found = set()
-    for cell in nbformat.read(CHAPTER, as_version=4).cells:
-        touched = {old for old in patches if cell.cell_type == "code" and old in cell.source}
-        if touched or "ledger.check(" in cell.source:
-            source = cell.source
-            for k, old in enumerate(touched):  # in two passes, so that two patches can swap
-                source = source.replace(old, f"<{k}>")
-            for k, old in enumerate(touched):
-                source = source.replace(f"<{k}>", patches[old])
-            with matplotlib.rc_context():
-                exec(compile(source, CHAPTER.name, "exec"), namespace)
-        found |= touched
-    assert found == set(patches), f"the chapter has no code {set(patches) - found}"
-    return verdicts(records)
+def judged(chapter, patches):
+    """Verdicts after the cells with a patch, and the claims, have been run again."""
+    return run_again(chapter, CHAPTER, patches, lambda cell, touched: touched or "ledger.check(" in cell.source)
 
 
 def test_the_claims_hold(chapter):
     assert verdicts(chapter) == HOLDS
 
 
-def test_running_again_changes_nothing(chapter, tmp_path):
-    assert run_again(chapter, {}, tmp_path / "ledger") == HOLDS
+def test_running_again_changes_nothing(chapter):
+    assert judged(chapter, {}) == HOLDS
 
 
 @pytest.mark.parametrize(("patches", "broken"), PLANTED.values(), ids=PLANTED)
-def test_a_planted_error_turns_its_claims(chapter, patches, broken, tmp_path):
+def test_a_planted_error_turns_its_claims(chapter, patches, broken):
     expected = {claim: "does not hold" if claim in broken else verdict for claim, verdict in HOLDS.items()}
-    assert run_again(chapter, patches, tmp_path / "ledger") == expected
+    assert judged(chapter, patches) == expected

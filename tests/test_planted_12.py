@@ -51,7 +51,7 @@ def store():
 
 
 def chapter(patches=(), store: str = "") -> dict[str, str]:
-    """Verdicts of the chapter. A store is for unchanged flows: under pytest a notebook's own code does not enter its keys."""
+    """Verdicts of the chapter; flows that were already run with a store are read from it."""
     with mock.patch.dict(os.environ, {"LAZYLIB_STORE": store}):
         return verdicts(run_cells(CHAPTER, patches={**NO_SLIDER, **dict(patches)}, parameters=SMALL))
 
