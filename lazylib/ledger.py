@@ -3,7 +3,7 @@
 ``chapters/claims.toml`` holds the claims. A chapter calls `check` once for each of its claims; this prints
 one line and stores one JSON record, ``<root>/<scale>/<claim>.json``, where root is the environment variable
 LAZYLIB_LEDGER or else ``results/ledger``. A run with changed parameters has a scale, hence a folder, of its
-own. `table` and `html` put claims, live records and the committed ``results/ledger/paper`` side by side.
+own. `table` and `html` put claims, live records and the committed ones of larger runs side by side.
 """
 
 import html as _html
@@ -30,7 +30,8 @@ NOT_RUN = "not run yet"
 RECORDS = "results/ledger"
 SYMBOLS = dict(zip([*VERDICTS.values(), NOT_RUN], "✓✗≈––"))
 COLORS = {"holds": "#cdebd8", "holds with a caveat": "#fbe7b2", "does not hold": "#f6cfc4"}
-COLUMNS = ("Paper", "Live here", "Paper scale")
+COLUMNS = ("Paper", "Live here", "Larger run")
+LARGER = ("paper", "cpu")  # scales whose records are committed, the largest first
 # Shows the claims of the chosen work and verdict; a table of which none is left goes too.
 FILTER = """<script>
 (() => {
@@ -121,21 +122,24 @@ def table(scale: str = "laptop") -> list[dict[str, Any]]:
     """One row per claim, in the order of claims.toml.
 
     Keys: those of claims.toml (id, work, place, statement, reference, chapter), title (of the chapter), link
-    (the chapter's file stem if its notebook exists, else None), live and paper (records, or None) and
-    verdict: of the paper-scale record if there is one, else of the live one, else "not run yet".
+    (the chapter's file stem if its notebook exists, else None), live, paper and larger (records, or None; larger
+    is paper, or else that of the largest run on a processor) and verdict: of the larger run, or of the live one
+    where that decided nothing; else "not run yet".
 
     scale: whose records are "live"; any scale that a run had, such as "smoke" or "laptop, changed". They are
-    read where `check` writes them, those of the paper scale always from ``results/ledger/paper``.
+    read where `check` writes them, those of larger runs always from ``results/ledger``.
     """
     rows = []
     for claim in claims().values():
         stem = claim["chapter"]
         live = _read(_root() / _path(scale, claim["id"]), scale, claim["id"])
-        paper = _read(_repository() / RECORDS / _path("paper", claim["id"]), "paper", claim["id"])
+        kept = [_read(_repository() / RECORDS / _path(size, claim["id"]), size, claim["id"]) for size in LARGER]
+        larger = next(filter(None, kept), None)
+        found = [record["verdict"] for record in (larger, live) if record] or [NOT_RUN]
         rows.append({"place": "", "reference": None, **claim, "title": _claims_file()["chapters"][stem],
                      "link": stem if (_repository() / f"chapters/{stem}.ipynb").exists() else None,
-                     "live": live, "paper": paper,
-                     "verdict": (paper or live or {"verdict": NOT_RUN})["verdict"]})
+                     "live": live, "paper": kept[0], "larger": larger,
+                     "verdict": next((verdict for verdict in found if verdict != VERDICTS["not run"]), found[0])})
     return rows
 
 
@@ -190,7 +194,7 @@ def _claim_html(row: dict) -> str:
     """Two rows of the table: the claim with its verdict, and under it what was found."""
     source = _html.escape(", ".join(filter(None, [row["work"], row["place"]])))
     reference = "–" if row["reference"] is None else _html.escape(_number(row["reference"]))
-    cells = [reference, _record_html(row["live"], row["verdict"]), _record_html(row["paper"], row["verdict"])]
+    cells = [reference, _record_html(row["live"], row["verdict"]), _record_html(row["larger"], row["verdict"])]
     style = "overflow-wrap: anywhere; padding: 0.2em 1em 0.8em 0"
     labelled = zip(COLUMNS, cells, strict=True)  # where the page is too narrow for a head
     found = "".join(f'<td data-label="{label}" style="{style}">{cell}</td>' for label, cell in labelled)
@@ -278,7 +282,7 @@ def _measured(record: dict) -> str:
     text = _number(record["value"])
     if record["ci"] is not None:
         text += f" [{_number(record['ci'][0])}, {_number(record['ci'][1])}]"
-    return text + (f", {record['seeds']} seeds" if record["seeds"] is not None else "")
+    return text if record["seeds"] is None else f"{text}, {record['seeds']} seed{'s' * (record['seeds'] > 1)}"
 
 
 @lru_cache

@@ -169,6 +169,18 @@ def test_table_has_every_claim_and_prefers_the_paper_scale(root):
     assert all(row["live"] is None for row in ledger.table("smoke"))
 
 
+def test_the_largest_run_that_decided_a_claim_gives_the_verdict(root):
+    for scale, verdicts in {"laptop": (True, True, "not run"), "cpu": ("caveat", "not run", False), "paper": (False, None, None)}.items():
+        ledger.start(scale, {})
+        for id, holds in zip(("K1", "K2", "K3"), verdicts):
+            if holds is not None:
+                ledger.check(id, holds, 1.0)
+    rows = {row["id"]: row for row in ledger.table()}
+    assert [rows[id]["verdict"] for id in ("K1", "K2", "K3")] == ["does not hold", "holds", "does not hold"]
+    assert [rows[id]["larger"]["scale"] for id in ("K1", "K2", "K3")] == ["paper", "cpu", "cpu"]
+    assert rows["K2"]["paper"] is None and rows["K4"]["larger"] is None
+
+
 def test_the_environment_moves_live_records_only(root, tmp_path, monkeypatch):
     ledger.start("paper", {})
     ledger.check("K1", True, 1.0)
@@ -191,7 +203,7 @@ def test_damaged_records_count_as_not_run(root, damage):
 
 def test_html_says_it_in_words_and_links_existing_chapters_only(book):
     (book / "chapters/01_kappa_criterion.ipynb").write_text("{}")
-    ledger.check("K1", "caveat", "0.1 < κ", detail="a <b> & c", seeds=3)
+    ledger.check("K1", "caveat", "0.1 < κ", detail="a <b> & c", seeds=1)
     ledger.start("paper", {})
     ledger.check("K1", False, 0.25, ci=(0.2, 0.3), seeds=30)
     rows = ledger.table()
@@ -201,7 +213,7 @@ def test_html_says_it_in_words_and_links_existing_chapters_only(book):
     assert links == {"01_kappa_criterion.html"}
     row = html[html.index('id="claim-K1"'):html.index('id="claim-K2"')]
     assert "κ &lt; 1 <i>(COB)</i>" in row
-    assert "0.1 &lt; κ, 3 seeds<br>a &lt;b&gt; &amp; c" in row and "<b> &" not in row
+    assert "0.1 &lt; κ, 1 seed<br>a &lt;b&gt; &amp; c" in row and "<b> &" not in row
     assert "0.25 [0.2, 0.3], 30 seeds" in row and "≈ holds with a caveat" in row  # the live verdict differs
     assert row.count("✗ does not hold") == 1 and provenance._cpu() in row.replace("&amp;", "&")
     assert html.count("<tr id=") == 41 and "✗" not in html[html.index('id="claim-K2"'):]

@@ -44,7 +44,7 @@ def times() -> str | None:
 def claims() -> str | None:
     """The ledger in short: a chapter a line, with the verdict on each of its claims."""
     rows = ledger.table()
-    if not any(row["live"] or row["paper"] for row in rows):
+    if not any(row["live"] or row["larger"] for row in rows):
         return None
     lines = ["| chapter | claims |", "|---|---|"]
     for stem in dict.fromkeys(row["chapter"] for row in rows):
