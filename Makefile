@@ -15,8 +15,9 @@ book notebooks readme: export LAZYLIB_LEDGER = $(BUILD)/ledger
 test unit:      export LAZYLIB_LEDGER = $(BUILD)/test-ledger
 # One thread a process, because $(JOBS) of them run side by side.
 test unit:      export OMP_NUM_THREADS = 1
-# At paper scale a sweep takes longer than starting its processes.
-paper: export LAZYLIB_JOBS ?= $(JOBS)
+# Sweeps in $(JOBS) processes with one thread each: one process with as many threads does less.
+book notebooks paper: export LAZYLIB_JOBS ?= $(JOBS)
+gpu: export LAZYLIB_JOBS ?= $(if $(filter cpu,$(PRESET)),$(JOBS),1)
 
 # The published scale of these is for a GPU: `make gpu`.
 ALL := $(basename $(notdir $(wildcard chapters/*.ipynb)))

@@ -19,6 +19,7 @@ import traceback
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,8 @@ def sweep(
 
     Raises:
         ValueError, TypeError: bad grid or arguments, before anything runs; cells that do not fit together.
-        RuntimeError: `run` failed at some point; names the first, after all other cells are finished.
+        RuntimeError: `run` failed at some point; names the first, after all other cells are finished. Or it cannot be
+            copied to other processes.
         Paused: the time that LAZYLIB_MINUTES gives is over; no cell of a store begins after it.
     """
     grid, fixed = _checked_grid(grid), dict(fixed or {})
@@ -102,13 +104,19 @@ def sweep(
     progress = tqdm(total=len(points), initial=len(points) - len(todo), desc=title)
     with progress, _pool(n_jobs, scheduler) as pool:
         begun = todo if folder is None else itertools.takewhile(lambda _: time_left() > 0, todo)
-        for i, cell, failure in pool(joblib.delayed(task)(i, points[i], keys[i]) for i in begun):
-            if failure:
-                failures[i] = failure
-            elif scheduler and folder:
-                _write(cell, points[i], folder, keys[i])  # a cluster's workers need not share our disk
-            cells[i] = cell
-            progress.update()
+        try:
+            for i, cell, failure in pool(joblib.delayed(task)(i, points[i], keys[i]) for i in begun):
+                if failure:
+                    failures[i] = failure
+                elif scheduler and folder:
+                    _write(cell, points[i], folder, keys[i])  # a cluster's workers need not share our disk
+                cells[i] = cell
+                progress.update()
+        except BrokenProcessPool as error:
+            if "un-serialize" not in str(error):
+                raise
+            raise RuntimeError(f"{title} cannot be copied to other processes: what a notebook defines can, except "
+                               "functions with functools.cache; leave the cache out, or set n_jobs to 1.") from error
     if failures:
         first = min(failures)
         others = "the others are stored" if folder else "no store"

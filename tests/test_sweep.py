@@ -408,7 +408,7 @@ def test_nothing_stored_can_run_code(tmp_path, log):
 # ---- other processes ----
 
 PROCESSES = """
-import os, sys, torch, numpy as np, xarray as xr
+import functools, os, sys, torch, numpy as np, xarray as xr
 import lazylib.sweep as module
 from lazylib.sweep import sweep
 exec(sys.stdin.read())
@@ -425,6 +425,15 @@ if __name__ == "__main__":
     sweep(run, grid, store="store", n_jobs=1)
     data = sweep(place, {"a": [1, 2, 3]})
     assert (data.threads == 1).all() and os.getpid() not in data.pid
+    @functools.cache
+    def kept():
+        return 1
+    def cached(a):
+        return {"b": kept()}
+    try:
+        sweep(cached, {"a": [1, 2]})
+    except RuntimeError as error:
+        print(error)
     module._LOADED = b"other"  # as if our lazylib were not that of the workers
     try:
         sweep(run, grid)
@@ -439,7 +448,8 @@ def test_processes_give_what_this_process_gives_if_they_run_the_same_lazylib(tmp
     assert done.returncode == 0, done.stderr
     lines = log()
     assert len(lines) == 13 and lines[-1] == "-"
-    assert done.stdout.startswith("all processes must run the same lazylib")
+    copied, same = done.stdout.splitlines()
+    assert copied.startswith("cached cannot be copied to other processes") and same.startswith("all processes must run the same lazylib")
 
 
 def test_a_dask_cluster_gives_what_this_process_gives(tmp_path, log, monkeypatch):
