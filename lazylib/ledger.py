@@ -96,10 +96,28 @@ def check(id: str, holds: bool | str, value: Any = None, ci: Sequence[float] | N
 
 
 def verdict_line(*ids: str) -> str:
-    """Markdown with the verdicts of this run's checks, for a chapter's top; claims not checked say so."""
+    """Markdown with the verdicts of this run's checks, for a chapter's top; claims not checked say so.
+
+    Verdicts of larger runs (see `table`) follow where they are other ones.
+    """
     verdicts = {_claim(id)["id"]: _checked.get(id, NOT_RUN) for id in ids}
-    badges = " · ".join(f"**{id}** {SYMBOLS[verdict]} {verdict}" for id, verdict in verdicts.items())
-    return f"{badges} (scale: {_run['scale']}; [ledger](ledger.ipynb))"
+    text = f"{_badges(verdicts)} (scale: {_run['scale']}; [ledger](ledger.ipynb))"
+    kept = {id: _larger(id) for id in ids}
+    undecided = VERDICTS["not run"]
+    others = {id: r["verdict"] for id, r in kept.items() if r and r["verdict"] not in (verdicts[id], undecided)}
+    if not others or _run["scale"] in LARGER:
+        return text
+    return f"{text}. In a larger run ({', '.join(sorted({kept[id]['scale'] for id in others}))}): {_badges(others)}"
+
+
+def _badges(verdicts: dict[str, str]) -> str:
+    return " · ".join(f"**{id}** {SYMBOLS[verdict]} {verdict}" for id, verdict in verdicts.items())
+
+
+def _larger(id: str) -> dict | None:
+    """The committed record of the largest run."""
+    found = (_read(_repository() / RECORDS / _path(scale, id), scale, id) for scale in LARGER)
+    return next(filter(None, found), None)
 
 
 def glue(**values: Any) -> None:
@@ -133,12 +151,12 @@ def table(scale: str = "laptop") -> list[dict[str, Any]]:
     for claim in claims().values():
         stem = claim["chapter"]
         live = _read(_root() / _path(scale, claim["id"]), scale, claim["id"])
-        kept = [_read(_repository() / RECORDS / _path(size, claim["id"]), size, claim["id"]) for size in LARGER]
-        larger = next(filter(None, kept), None)
+        larger = _larger(claim["id"])
         found = [record["verdict"] for record in (larger, live) if record] or [NOT_RUN]
         rows.append({"place": "", "reference": None, **claim, "title": _claims_file()["chapters"][stem],
                      "link": stem if (_repository() / f"chapters/{stem}.ipynb").exists() else None,
-                     "live": live, "paper": kept[0], "larger": larger,
+                     "live": live, "larger": larger,
+                     "paper": larger if larger and larger["scale"] == "paper" else None,
                      "verdict": next((verdict for verdict in found if verdict != VERDICTS["not run"]), found[0])})
     return rows
 

@@ -306,7 +306,9 @@ def _pool(n_jobs: int, scheduler: str | None) -> Iterator[joblib.Parallel]:
     if not scheduler:
         # One thread a process for BLAS too; torch's are set in _cell.
         threads = {"inner_max_num_threads": 1} if n_jobs != 1 else {}
-        with joblib.parallel_config(backend="loky", **threads):
+        with joblib.parallel_config(backend="loky", **threads), warnings.catch_warnings():
+            # A process that keeps a data set for its next cell has grown: loky starts another one in its place.
+            warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
             yield joblib.Parallel(n_jobs=n_jobs, **options)
         return
     from distributed import Client

@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
+from multiprocessing import current_process
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -127,7 +128,8 @@ def train(
     if history and history[-1].diverged:
         return
     forward = _forward(model, device.type == "cuda" if compiled is None else compiled)
-    progress = tqdm(total=recipe.epochs, initial=len(history), desc=title, unit="epoch", leave=False)
+    beside = current_process().name != "MainProcess"  # the bars of several processes would write over each other
+    progress = tqdm(total=recipe.epochs, initial=len(history), desc=title, unit="epoch", leave=False, disable=beside)
     with progress:
         for number in range(len(history), recipe.epochs):
             for group in optimizer.param_groups:

@@ -169,6 +169,17 @@ def test_table_has_every_claim_and_prefers_the_paper_scale(root):
     assert all(row["live"] is None for row in ledger.table("smoke"))
 
 
+def test_verdict_line_says_where_a_larger_run_found_otherwise(root):
+    ledger.start("cpu", {})
+    for id, holds in (("K1", False), ("K2", True), ("K3", "not run")):
+        ledger.check(id, holds, 1.0)
+    assert "larger" not in ledger.verdict_line("K1", "K2", "K3")
+    ledger.start("laptop", {})
+    for id in ("K1", "K2", "K3"):
+        ledger.check(id, True, 1.0)
+    assert ledger.verdict_line("K1", "K2", "K3").endswith("[ledger](ledger.ipynb)). In a larger run (cpu): **K1** ✗ does not hold")
+
+
 def test_the_largest_run_that_decided_a_claim_gives_the_verdict(root):
     for scale, verdicts in {"laptop": (True, True, "not run"), "cpu": ("caveat", "not run", False), "paper": (False, None, None)}.items():
         ledger.start(scale, {})
