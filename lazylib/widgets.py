@@ -103,10 +103,11 @@ def _live(frame, values: dict) -> ipywidgets.VBox:
 
 
 def _picture(figure: Figure, alt: str) -> str:
-    """The figure as an HTML image; 64 colours make a small file, and are enough for lines."""
+    """The figure as an HTML image; 64 colours make a small file. Those of thin lines are kept beside an image of many."""
     raw, small = io.BytesIO(), io.BytesIO()
     figure.savefig(raw, format="png", dpi=110)
     plt.close(figure)
-    Image.open(raw).convert("RGB").quantize(COLORS, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    picture = Image.open(raw).convert("RGB").quantize(COLORS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    picture.save(small, "PNG", optimize=True)
     data = base64.b64encode(small.getvalue()).decode()
     return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data}" style="max-width: 100%">'

@@ -5,12 +5,14 @@ import io
 import re
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 from ipywidgets.widgets.widget import _instances  # all widgets there are
 from ipywidgets.widgets.widget_link import Link
+from matplotlib.colors import to_rgb
 from PIL import Image
 
-from lazylib import widgets
+from lazylib import plot, widgets
 
 
 def draw(**point):
@@ -91,3 +93,15 @@ def test_figures_are_closed():
 def test_bad_sliders_get_one_sentence_before_anything_is_drawn(values, sentence):
     with pytest.raises(ValueError, match=sentence):
         widgets.explore(lambda **point: pytest.fail("work has started"), words, **values)
+
+
+def test_thin_lines_keep_their_colours_beside_an_image():
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3))
+    colors, x = plot.COLORS[1:6], np.logspace(-2, 2, 50)
+    for k, color in enumerate(colors):
+        left.loglog(x, x ** (k / 3), color=color, linewidth=2)
+    right.imshow(np.random.default_rng(0).random((60, 60)), cmap="RdBu_r")
+    data = re.search("base64,([^\"]+)", widgets._picture(figure, "")).group(1)
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")).reshape(-1, 3)
+    for wanted in [(1.0, 1.0, 1.0), *map(to_rgb, colors)]:
+        assert (abs(picture / 255 - np.array(wanted)).max(1) < 0.1).any(), wanted
