@@ -59,7 +59,7 @@ test: $(READY)
 
 unit: $(READY)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests \
-	  --ignore tests/test_chapters.py --ignore tests/test_book.py
+	  --ignore tests/test_chapters.py --ignore tests/test_book.py --ignore-glob 'tests/test_planted_*.py'
 
 bench: $(READY)
 	$(BIN)/python -m tools.bench --into $(BUILD)/bench.md
