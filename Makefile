@@ -24,42 +24,62 @@ ALL := $(basename $(notdir $(wildcard chapters/*.ipynb)))
 GPU := $(filter 07_% 10_% 11_% 12_%,$(ALL))
 PAPER = $(or $(CHAPTERS),$(filter-out $(GPU),$(ALL)))
 
-.PHONY: help book test unit bench paper gpu notebooks readme clean
+.PHONY: help lock data book test unit bench paper gpu notebooks readme clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make book       execute every chapter and build the HTML; says where index.html is"
+	@echo "make book       execute every chapter and build the HTML; says where index.html is; resumes when run again"
 	@echo "make test       all tests: lazylib, chapters, book"
 	@echo "make unit       the tests of lazylib and of the tools alone"
+	@echo "make data       load CIFAR-10 and Fashion-MNIST where they are missing; say where they are"
 	@echo "make bench      compare with plain loops; prints a table"
 	@echo "make paper      chapters 1 to 6, 8 and 9 at the published scale; records go to results/ledger"
 	@echo "make gpu        the others at the published scale on a GPU, in pieces of MINUTES=$(MINUTES); resumes when run again"
 	@echo "make notebooks  for authors: execute the chapters in place (CHAPTERS='03_tau_plateau' for some)"
 	@echo "make readme     for authors: put the last measurements into README.md"
+	@echo "make lock       for authors: bring requirements.lock up to requirements.txt; delete it first to renew all of it"
 	@echo "make clean      remove everything that was built, but not .venv and results"
 	@echo "Variables: PYTHON=$(PYTHON)  PRESET=$(PRESET) (smoke, laptop, paper)  JOBS=$(JOBS)  CHAPTERS=$(CHAPTERS)"
 
-# torch stands in the same file as all that needs it, so that no other version of it comes in on the way.
-$(READY): requirements.txt pyproject.toml
+# The lock leaves torch and torchvision to requirements.txt: those that are there stay, whatever their build.
+$(READY): requirements.txt requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 	  { echo "Python 3.11, 3.12 or 3.13 is needed, $(PYTHON) is `$(PYTHON) --version 2>&1`:" \
 	         "name another one, as in 'make book PYTHON=python3.12'" >&2; exit 1; }
-	@echo "Setting up $(VENV) with the packages of requirements.txt; the first time takes minutes"
+	@echo "Setting up $(VENV) with the packages of requirements.lock; the first time takes minutes"
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/python -m pip install --quiet --requirement requirements.txt --editable .
+	@$(VENV)/bin/python -m pip install --quiet --require-hashes --no-deps --requirement requirements.lock
+	@$(VENV)/bin/python -m pip install --quiet --no-build-isolation --requirement requirements.txt --editable .
+	@$(VENV)/bin/python -m pip check
 	@touch $@
 
+# One version of a package for every Python where there is one. Which build of torch is right, and so what it
+# brings for CUDA, depends on the machine: neither is in the lock.
+UV   := 0.13.9
+CUDA := cuda-bindings cuda-toolkit triton \
+        nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvshmem-cu13
+
+lock:
+	$(PYTHON) -m venv --clear $(BUILD)/uv
+	$(BUILD)/uv/bin/python -m pip install --quiet uv==$(UV)
+	printf '%s\n' $(CUDA) | $(BUILD)/uv/bin/uv pip compile requirements.txt --output-file requirements.lock \
+	  --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --no-emit-index-url \
+	  --excludes - --no-emit-package torch --no-emit-package torchvision --custom-compile-command 'make lock'
+
 book: $(READY)
-	$(BIN)/python -m tools.execute --into $(BUILD)/executed --preset $(PRESET) $(CHAPTERS)
-	$(BIN)/python -m tools.build --notebooks $(BUILD)/executed --out $(BUILD)
+	$(BIN)/python -m tools.book --preset $(PRESET) $(CHAPTERS)
 
 test: $(READY)
+	$(BIN)/python -m tools.ready test
 	rm -rf $(BUILD)/test-ledger
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --nbval-lax --nbval-current-env chapters tests
 
 unit: $(READY)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests \
 	  --ignore tests/test_chapters.py --ignore tests/test_book.py --ignore-glob 'tests/test_planted_*.py'
+
+data: $(READY)
+	$(BIN)/python -m tools.data
 
 bench: $(READY)
 	$(BIN)/python -m tools.bench --into $(BUILD)/bench.md

@@ -1,15 +1,30 @@
-"""Image sets held whole on the device as bytes: CIFAR-10, Fashion-MNIST, and digits that need no download.
+"""Image sets, held whole on the device as bytes; the one reader of their files.
 
-Files are looked for below the environment variable LAZYLIB_DATA, or else ~/.cache/lazylib, in torchvision's
-own layout; what is not there is downloaded by torchvision. Checksums are compared on every load, and nothing
-that is found is ever overwritten.
+    read("fashion sample")   10 000 images of Fashion-MNIST that come with this package
+    read("fashion")          Fashion-MNIST, 60 000 + 10 000 images
+    read("cifar10")          CIFAR-10, 50 000 + 10 000 images
+    read("digits")           scikit-learn's 1 797 digits of 8 × 8 pixels, which have no split of their own
+
+Files are looked for in the folder that the environment variable LAZYLIB_DATA names, then in ~/.cache/lazylib,
+packed or unpacked, and Fashion-MNIST also where Debian's package dataset-fashion-mnist puts it. What is nowhere is
+loaded into the first of these folders, unless LAZYLIB_OFFLINE is set. Checksums of the pixels are compared
+on every reading, nothing that is found is ever overwritten, and no code that a file might hold is run.
 """
 
+import codecs
 import gzip
+import hashlib
+import io
+import lzma
 import os
+import pickle
 import socket
+import tarfile
+import tempfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +34,8 @@ from torch import Tensor
 
 from .rng import generator
 
-DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
+HERE = Path(__file__).parent / "data"  # what comes with the package
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
 TIMEOUT = 20.0  # seconds that a download may stay silent
 
 
@@ -45,7 +61,7 @@ class Images:
 
     @property
     def class_count(self) -> int:
-        return int(max(self.y.max(), self.y_test.max())) + 1
+        return int(torch.cat([self.y, self.y_test]).max()) + 1
 
     def normalize(self, x: Tensor) -> Tensor:
         """Bytes (n, c, h, w) → float32 (x/255 − mean)/std per channel, in torch's channels-last layout."""
@@ -91,148 +107,262 @@ def random_images(n: int, like: Images, seed: int = 0) -> Tensor:
     )
 
 
+# ---- reading ----
+
+
+def read(name: str) -> Images:
+    """The whole set of this name (see the module's first lines), loaded first where it is not on disk.
+
+    Raises ValueError for an unknown name, and for a damaged file, which it names with what to do; DataMissing
+    if there are no data, with the address, the folder and what to do.
+    """
+    chosen = _set(name)
+    place = where(name) or _load(name)
+    return Images(chosen.title, *chosen.read(place), chosen.mean, chosen.std)
+
+
+def where(name: str) -> Path | None:
+    """The folder or archive that has all files of a set, None if there is none; nothing is read or loaded.
+
+    Raises ValueError for an unknown name.
+    """
+    chosen = _set(name)
+    return next((place for place in chosen.places() if all(_file(place, file) for file in chosen.files)), None)
+
+
+def cifar10_or_sample() -> Images:
+    """CIFAR-10; where it is not to be had the sample of Fashion-MNIST in its shape, which is said.
+
+    The stand-in is padded to 32 × 32 pixels with black, in three equal channels.
+    """
+    try:
+        return read("cifar10")
+    except DataMissing as missing:
+        print(f"{missing}\nThe live part of this page runs on the sample of Fashion-MNIST instead.")
+    found = read("fashion sample")
+    x, x_test = (nnf.pad(part, (2, 2, 2, 2)).expand(-1, 3, -1, -1).contiguous() for part in (found.x, found.x_test))
+    return replace(found, x=x, x_test=x_test, mean=3 * found.mean, std=3 * found.std)
+
+
 # ---- the sets ----
 
 
-def cifar10(root: str | os.PathLike | None = None) -> Images:
-    """CIFAR-10 (Krizhevsky 2009): 50 000 + 10 000 colour images of 32×32 pixels in 10 classes.
+@dataclass(frozen=True)
+class ImageSet:
+    """How a set lies on disk and where it comes from.
 
-    root: folder with torchvision's ``cifar-10-batches-py``; default as the module says.
-    Raises ValueError, naming file and checksums, if a file is damaged; DataMissing if there are no data.
+    files: name → SHA-256 of its content: of the pixels or classes alone, whatever they are packed in.
+    addresses: of what is downloaded; they are unpacked into `folder` below the folder of all data.
     """
-    from ._torchvision import torchvision
 
-    source = torchvision.datasets.CIFAR10
-    root = _root(root)
-    folder = root / source.base_folder
-    files = [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]
-    _present(folder, files, source.url, lambda: source(str(root), download=True))
-    train, test = source(str(root), train=True), source(str(root), train=False)
-    # the mean and standard deviation by which COB's code normalizes
-    return Images(
+    title: str
+    places: Callable[[], list[Path]]
+    read: Callable[[Path], tuple[Tensor, Tensor, Tensor, Tensor]]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    files: dict[str, str]
+    folder: str = ""
+    addresses: tuple[str, ...] = ()
+
+
+def folders() -> list[Path]:
+    """Where data sets are looked for, and loaded into the first: LAZYLIB_DATA, if it is set, and the cache."""
+    named = [Path(os.environ["LAZYLIB_DATA"]).expanduser()] if os.environ.get("LAZYLIB_DATA") else []
+    return [*named, Path.home() / ".cache" / "lazylib"]
+
+
+def _read_sample(place: Path) -> tuple[Tensor, ...]:
+    ((name, digest),) = SAMPLE.items()
+    try:
+        with lzma.open(place / name) as file:
+            rows = np.load(file, allow_pickle=False)  # (10 000, 785): class and pixels
+    except (lzma.LZMAError, EOFError, ValueError) as error:
+        raise _damaged(place / name, error) from None
+    _compare(place / name, rows.tobytes(), digest)
+    y, x = torch.from_numpy(rows[:, 0]).long(), torch.from_numpy(rows[:, 1:].copy()).view(-1, 1, 28, 28)
+    return x[:6000], y[:6000], x[6000:], y[6000:]
+
+
+def _read_fashion(place: Path) -> tuple[Tensor, ...]:
+    """Arrays in MNIST's IDX format: two zeros, type, number of dimensions, big-endian sizes, bytes."""
+    parts = []
+    for name, digest in FASHION.items():
+        path = _file(place, name)
+        content = _content(path, name)
+        shape = tuple(np.frombuffer(content, ">i4", content[3], 4)) if content[:3] == b"\0\0\x08" else ()
+        body = content[4 + 4 * len(shape) :]
+        _compare(path, body, digest)
+        parts.append(torch.from_numpy(np.frombuffer(body, np.uint8).reshape(shape).copy()))
+    x, y, x_test, y_test = parts
+    return x[:, None], y.long(), x_test[:, None], y_test.long()
+
+
+def _read_cifar10(place: Path) -> tuple[Tensor, ...]:
+    x, y = [], []
+    for name, digest in CIFAR10.items():
+        path = _file(place, name)
+        content = _content(path, name)
+        try:
+            batch = _Plain(io.BytesIO(content), encoding="latin1").load()
+            data, labels = np.ascontiguousarray(batch["data"]), bytes(batch["labels"])
+        except Exception as error:  # of many kinds, by what is damaged
+            raise _damaged(path, error) from None
+        _compare(path, data.tobytes() + labels, digest)
+        x.append(torch.from_numpy(data).view(-1, 3, 32, 32))
+        y.append(torch.tensor(list(labels)))
+    return torch.cat(x[:5]), torch.cat(y[:5]), x[5], y[5]
+
+
+def _read_digits(place: Path) -> tuple[Tensor, ...]:
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    x, y = torch.from_numpy(x.astype(np.uint8)).view(-1, 1, 8, 8), torch.from_numpy(y).long()
+    return x, y, x[:0], y[:0]
+
+
+SAMPLE = {"fashion_mnist_sample.npy.xz": "c3b2ef47f061080339eea0b0f5d09c3681f928580d05c45e7e9e7de6684f9489"}
+FASHION = {
+    "train-images-idx3-ubyte": "2e487a6c89124f78f2d7521542223cafe96f7123c3ca13d447772ac6ecbb3012",
+    "train-labels-idx1-ubyte": "657fbd221bfc9f4198cc14b5619cc33ec57c58dd0e47af4d99d6650759e869a7",
+    "t10k-images-idx3-ubyte": "c867c93ff95360594e8ec3287995350b824dd110b11595c0e13d5423f621867a",
+    "t10k-labels-idx1-ubyte": "3d0e6c6ea990b53b6f8f500a41cac93881d981b315f84578b7d915342ade01e9",
+}
+CIFAR10 = {  # of the pixels and then the classes of each file
+    "data_batch_1": "ba52cb2d72c412975d7556bb26bd094956f1c002d1937053f6f1252f2ac17114",
+    "data_batch_2": "350ff9000489d02f2568c0dcf4912ffdbae9e50932147905fb1b8159ad54f0ac",
+    "data_batch_3": "a2b8653fc457df407af6c38b7e0d1a12530f3b5f81fce9f81516efd065daf722",
+    "data_batch_4": "133e6292c377755074c305db8a684d48d5397372cb0aba34f52b4335eab35d97",
+    "data_batch_5": "eb08cdc11fd1267ef871cf4790f193684b3f556d13317be68f4eb374a078ea87",
+    "test_batch": "9a4c74f5c8b6f2c4e13d3a1dfb43a5a8cda8a9da515e99fd620d2013a1a6287a",
+}
+FASHION_ADDRESS = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+SETS = {
+    "fashion sample": ImageSet(
+        "Fashion-MNIST, sample", lambda: [HERE], _read_sample, (0.2860,), (0.3530,), SAMPLE
+    ),
+    "fashion": ImageSet(
+        "Fashion-MNIST",
+        lambda: [*(place for root in folders() for place in (root / "FashionMNIST" / "raw", root)), DEBIAN],
+        _read_fashion,
+        (0.2860,),
+        (0.3530,),
+        FASHION,
+        "FashionMNIST/raw",
+        tuple(f"{FASHION_ADDRESS}{name}.gz" for name in FASHION),
+    ),
+    "cifar10": ImageSet(
         "CIFAR-10",
-        *_tensors(train.data, train.targets),
-        *_tensors(test.data, test.targets),
-        (0.4914, 0.4822, 0.4465),
+        lambda: [
+            place
+            for root in folders()
+            for place in (root / "cifar-10-batches-py", root / "cifar-10-python.tar.gz", root)
+        ],
+        _read_cifar10,
+        (0.4914, 0.4822, 0.4465),  # the mean and standard deviation by which COB's code normalizes
         (0.2023, 0.1994, 0.2010),
-    )
+        CIFAR10,
+        "cifar-10-batches-py",
+        ("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",),
+    ),
+    "digits": ImageSet(
+        "digits", lambda: [Path(find_spec("sklearn").origin).parent], _read_digits, (0.0192,), (0.0236,), {}
+    ),
+}
 
 
-def fashion_mnist(root: str | os.PathLike | None = None) -> Images:
-    """Fashion-MNIST (Xiao et al. 2017): 60 000 + 10 000 grey images of 28×28 pixels in 10 classes.
-
-    root: folder with torchvision's ``FashionMNIST/raw``; by default also Debian's package is looked at.
-    Raises ValueError, naming file and checksums, if a file is damaged; DataMissing if there are no data.
-    """
-    from ._torchvision import torchvision
-
-    source = torchvision.datasets.FashionMNIST
-    folder = _root(root) / "FashionMNIST" / "raw"
-    files = source.resources  # (name.gz, md5)
-    if root is None and not (folder / files[0][0]).exists() and DEBIAN_FASHION.is_dir():
-        # Debian packs the files anew, so that the packed ones have other checksums: gzip has its own.
-        folder = DEBIAN_FASHION
-    else:
-        _present(folder, files, source.mirrors[0], lambda: source(str(_root(root)), download=True))
-    parts = [_idx(folder / name) for name, _ in files]
-    x, y, x_test, y_test = (torch.from_numpy(part) for part in parts)
-    return Images("Fashion-MNIST", x[:, None], y.long(), x_test[:, None], y_test.long(), (0.2860,), (0.3530,))
-
-
-def digits() -> Images:
-    """scikit-learn's 1 797 handwritten digits of 8×8 pixels, enlarged to 32×32 in three equal channels.
-
-    They come with scikit-learn and stand in for CIFAR-10 where there are no data; 1 500 are for training.
-    Raises DataMissing where scikit-learn is not installed.
-    """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError:
-        raise DataMissing(
-            "the digits come with scikit-learn, which is not installed: pip install scikit-learn."
-        ) from None
-    data = load_digits()
-    small = torch.from_numpy(data.images).float()[:, None] * 255 / 16  # (n, 1, 8, 8)
-    x = (
-        nnf.interpolate(small, size=(32, 32), mode="bilinear")
-        .clamp(0, 255)
-        .to(torch.uint8)
-        .expand(-1, 3, -1, -1)
-    )
-    y = torch.from_numpy(data.target).long()
-    order = torch.randperm(len(x), generator=generator(0, "digits"))  # the set goes by writer
-    x, y = x[order].contiguous(), y[order]
-    return Images("digits", x[:1500], y[:1500], x[1500:], y[1500:], (0.305,) * 3, (0.334,) * 3)
-
-
-def available() -> Images:
-    """CIFAR-10, or the digits where there is neither CIFAR-10 nor a network; which it is, `name` says."""
-    try:
-        return cifar10()
-    except DataMissing as missing:
-        print(f"{missing}\nThe live part of this page runs on scikit-learn's digits instead.")
-        return digits()
+def _set(name: str) -> ImageSet:
+    if name not in SETS:
+        raise ValueError(f"an image set must be one of {', '.join(SETS)}, not {name!r}.")
+    return SETS[name]
 
 
 # ---- files ----
 
 
-def _root(root: str | os.PathLike | None) -> Path:
-    return Path(root or os.environ.get("LAZYLIB_DATA") or Path.home() / ".cache" / "lazylib").expanduser()
+class _Plain(pickle.Unpickler):
+    """Arrays, lists, dictionaries and numbers, as CIFAR-10's files hold them, and nothing that could run."""
+
+    def find_class(self, module: str, name: str):
+        if (module, name) == ("_codecs", "encode"):
+            return codecs.encode
+        if name in ("_reconstruct", "ndarray", "dtype") and module.split(".")[0] == "numpy":
+            return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 
 
-def _present(folder: Path, files: list, address: str, download: Callable) -> None:
-    """Make sure that all files (name, md5) are in the folder and whole, downloading if one is missing."""
-    damaged = _damaged(folder, files)
-    if damaged is None:
-        before = socket.getdefaulttimeout()
-        socket.setdefaulttimeout(TIMEOUT)
-        try:
-            download()
-        except Exception as error:  # of many kinds: no network, no room, a folder that is read-only
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise DataMissing(
-                f"{folder} does not hold the data and {address} cannot be loaded into it ({reason}): "
-                "load that file elsewhere and unpack it there, or let LAZYLIB_DATA name the folder "
-                f"above {folder.name}."
-            ) from None
-        finally:
-            socket.setdefaulttimeout(before)
-        damaged = _damaged(folder, files)
-    if damaged:
-        raise ValueError(damaged)
+def _file(place: Path, name: str) -> Path | None:
+    """The file that holds `name`: packed or unpacked in a folder, or an archive of the whole set."""
+    candidates = [place] if place.name.endswith(".tar.gz") else [place / name, place / f"{name}.gz"]
+    return next((path for path in candidates if path.is_file()), None)
 
 
-def _damaged(folder: Path, files: list) -> str | None:
-    """None if a file is missing, "" if all are whole, else a sentence about the first that is not."""
-    from ._torchvision import torchvision
-
-    if not all((folder / name).is_file() for name, _ in files):
-        return None
-    for name, md5 in files:
-        found = torchvision.datasets.utils.calculate_md5(str(folder / name))
-        if found != md5:
-            return (
-                f"{folder / name} is damaged: its MD5 checksum must be {md5}, not {found}; "
-                "remove the file to have it loaded again."
-            )
-    return ""
-
-
-def _tensors(data: np.ndarray, targets: list) -> tuple[Tensor, Tensor]:
-    """torchvision's (n, h, w, c) bytes and list of classes as (n, c, h, w) and (n,)."""
-    return torch.from_numpy(data).permute(0, 3, 1, 2).contiguous(), torch.tensor(targets)
-
-
-def _idx(path: Path) -> np.ndarray:
-    """An array in MNIST's IDX format: two zeros, type, number of dimensions, big-endian sizes, bytes."""
+def _content(path: Path, name: str) -> bytes:
+    """What the file holds under `name`, unpacked."""
     try:
-        with gzip.open(path) as file:
-            content = file.read()
-    except (OSError, EOFError) as error:
-        raise ValueError(f"{path} is damaged: its gzip checksum or length is wrong ({error}).") from None
-    shape = tuple(np.frombuffer(content, ">i4", content[3], 4)) if content[:3] == b"\0\0\x08" else ()
-    start = 4 + 4 * len(shape)
-    if not shape or len(content) - start != np.prod(shape):
-        raise ValueError(f"{path} is damaged: it is no IDX file of bytes with the size that it names.")
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()
+        if path.name.endswith(".tar.gz"):
+            with tarfile.open(path) as archive:
+                member = next((m for m in archive if Path(m.name).name == name and m.isfile()), None)
+                return archive.extractfile(member).read() if member else b""
+        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+        raise _damaged(path, error) from None
+
+
+def _compare(path: Path, content: bytes, digest: str) -> None:
+    found = hashlib.sha256(content).hexdigest()
+    if found != digest:
+        raise _damaged(path, f"its pixels or classes have the SHA-256 checksum {found}, not {digest}")
+
+
+def _damaged(path: Path, reason: object) -> ValueError:
+    text = " ".join(str(reason).split()).rstrip(".") or type(reason).__name__
+    return ValueError(f"{path} is damaged ({text}): remove the file to have it loaded again.")
+
+
+def _load(name: str) -> Path:
+    """Download a set whole or not at all, and never over a file that is there; returns its folder."""
+    chosen, root = _set(name), folders()[0]
+    target = root / chosen.folder
+    do = f"put them into {target} by hand, or let LAZYLIB_DATA name the folder above {chosen.folder}"
+    looked = " or ".join(dict.fromkeys(str(path / chosen.folder) for path in folders()))
+    if os.environ.get("LAZYLIB_OFFLINE"):
+        raise DataMissing(
+            f"{chosen.title} is not in {looked}, and LAZYLIB_OFFLINE forbids to load it "
+            f"from {chosen.addresses[0]}: unset LAZYLIB_OFFLINE, or {do}."
+        )
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT)
+    address = chosen.addresses[0]
+    try:
+        from ._torchvision import torchvision
+
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=root, prefix=".loading-") as folder:
+            for address in chosen.addresses:
+                torchvision.datasets.utils.download_url(address, folder)
+            _unpack(Path(folder))
+            chosen.read(Path(folder))  # compares the checksums
+            target.mkdir(parents=True, exist_ok=True)
+            for file in chosen.files:
+                for path in Path(folder).glob(f"{file}*"):
+                    if not _file(target, file):
+                        os.replace(path, target / path.name)
+    except Exception as error:  # of many kinds: no network, no room, a folder that is read-only
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise DataMissing(
+            f"{chosen.title} is not in {looked} and cannot be loaded from {address} into {root} ({reason}): {do}."
+        ) from None
+    finally:
+        socket.setdefaulttimeout(before)
+    return target
+
+
+def _unpack(folder: Path) -> None:
+    """Put the files of an archive of a whole set beside it, without the folders that it has them in."""
+    for path in folder.glob("*.tar.gz"):
+        with tarfile.open(path) as archive:
+            for member in archive:
+                if member.isfile():
+                    member.name = Path(member.name).name
+                    archive.extract(member, folder, filter="data")

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import functools
-import gzip
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from . import images
 from .rng import generator
 
-DATA = ("fashion", "cifar10", "digits")
-DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # where the Debian package dataset-fashion-mnist puts its files
+DATA = tuple(images.SETS)
 
 
 @dataclass(frozen=True)
@@ -33,52 +29,20 @@ class Classes:
         return (outputs * self.y_test <= 0).double().mean(-1)
 
 
-def read(name: str) -> tuple[np.ndarray, np.ndarray, int]:
-    """Images as bytes (N, d), labels (N,), and how many of the first images are the set's own training images.
-
-    Files are looked for in the folder LAZYLIB_DATA, and Fashion-MNIST where Debian puts it; else torchvision loads
-    them there (default: ~/.cache/lazylib).  The digits are scikit-learn's; they have no split of their own.
-    """
-    root = Path(os.environ.get("LAZYLIB_DATA", Path.home() / ".cache" / "lazylib"))
-    if name == "digits":
-        try:
-            from sklearn.datasets import load_digits
-        except ImportError:
-            raise ModuleNotFoundError("the digits come with scikit-learn, which is not installed: pip install scikit-learn") from None
-        images, labels = load_digits(return_X_y=True)
-        return images.astype(np.uint8), labels, len(images)
-    if name == "fashion":
-        for folder in (root, root / "FashionMNIST" / "raw", DEBIAN):
-            files = [folder / f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
-            if all(file.exists() for file in files):
-                raw = [np.frombuffer(gzip.decompress(file.read_bytes()), np.uint8) for file in files]
-                images = np.concatenate([raw[0][16:], raw[2][16:]]).reshape(-1, 784)  # headers of 16 and 8 bytes
-                return images, np.concatenate([raw[1][8:], raw[3][8:]]), 60_000
-    from ._torchvision import torchvision
-
-    kind = torchvision.datasets.FashionMNIST if name == "fashion" else torchvision.datasets.CIFAR10
-    missing = not (root / ("FashionMNIST" if name == "fashion" else "cifar-10-batches-py")).exists()
-    try:
-        both = [kind(root, train=train, download=missing) for train in (True, False)]
-    except Exception as error:
-        raise RuntimeError(f"{kind.__name__} is neither in {root.resolve()} (set LAZYLIB_DATA) nor could it be loaded: {error}") from None
-    images = [np.asarray(part.data).reshape(len(part.data), -1) for part in both]
-    return np.concatenate(images), np.concatenate([np.asarray(part.targets) for part in both]), len(images[0])
+@functools.cache
+def _whole(name: str, place: str) -> tuple[Tensor, Tensor, Tensor]:
+    """All images of a set as bytes (N, d), their labels (N,), and the mean of its training images (d,) in float64."""
+    found = images.read(name)
+    x = torch.cat([found.x, found.x_test]).flatten(1)
+    return x, torch.cat([found.y, found.y_test]), x[: len(found.x)].double().mean(0)
 
 
 @functools.cache
-def _centred(name: str, folder: str | None) -> tuple[np.ndarray, np.ndarray, int, np.ndarray]:
-    """What ``read`` gives, and the mean of the set's training images (d,); kept for the next draw."""
-    images, labels, own = read(name)
-    return images, labels, own, images[:own].mean(0)
-
-
-@functools.cache
-def _components(name: str, folder: str | None) -> tuple[Tensor, Tensor]:
+def _components(name: str, place: str) -> tuple[Tensor, Tensor]:
     """Variances, increasing, and directions (d, d) of the principal components of the set's training images."""
-    images, _, own, mean = _centred(name, folder)
-    centred = torch.from_numpy(images[:own].astype(np.float32) - mean.astype(np.float32))
-    return torch.linalg.eigh((centred.T @ centred / own).double())
+    found, (x, _, mean) = images.read(name), _whole(name, place)
+    centred = x[: len(found.x)].float() - mean.float()
+    return torch.linalg.eigh((centred.T @ centred / len(centred)).double())
 
 
 def parity(
@@ -90,7 +54,7 @@ def parity(
     of a net with unit weights have unit variance.
 
     Args:
-        name: "fashion" (Fashion-MNIST), "cifar10" or "digits" (scikit-learn's, 8 × 8).
+        name: of the set, as in `lazylib.images.read`.
         seed: of the draw.
         components: keep this many principal components of the set's training images, each with unit variance, first.
 
@@ -101,17 +65,19 @@ def parity(
     for label, value in (("n", n), ("n_test", n_test)):
         if not (isinstance(value, int) and value >= 1):
             raise ValueError(f"{label} must be a whole number ≥ 1, got {value!r}.")
-    images, labels, _, mean = _centred(name, os.environ.get("LAZYLIB_DATA"))
-    if n + n_test > len(images):
-        raise ValueError(f"n + n_test must be at most {len(images)}, the images of {name}, got {n + n_test}.")
-    chosen = torch.randperm(len(images), generator=generator(seed, "data"))[: n + n_test].numpy()
-    x = torch.from_numpy(images[chosen] - mean)  # float64
+    place = str(images.where(name))
+    x, labels, mean = _whole(name, place)
+    if n + n_test > len(x):
+        more = ", or take the whole set, 'fashion'" if name == "fashion sample" else ""
+        raise ValueError(f"n + n_test must be at most {len(x)}, the images of {name}{more}, got {n + n_test}.")
+    chosen = torch.randperm(len(x), generator=generator(seed, "data"))[: n + n_test]
+    x = x[chosen] - mean  # float64
     if components is not None:
-        if not 1 <= components <= images.shape[1]:
-            raise ValueError(f"components must lie between 1 and {images.shape[1]}, got {components}.")
-        values, vectors = _components(name, os.environ.get("LAZYLIB_DATA"))
+        if not 1 <= components <= x.shape[1]:
+            raise ValueError(f"components must lie between 1 and {x.shape[1]}, got {components}.")
+        values, vectors = _components(name, place)
         x = x @ vectors[:, -components:] / values[-components:].sqrt()
     x *= x.shape[1] ** 0.5 / x.norm(dim=1, keepdim=True).clamp(min=1e-12)
-    y = torch.from_numpy(1.0 - 2.0 * (labels[chosen] % 2))
+    y = 1.0 - 2.0 * (labels[chosen] % 2).double()
     x, y = (part.to(dtype=dtype, device=device) for part in (x, y))
     return Classes(x[:n], y[:n], x[n:], y[n:], name)

@@ -10,6 +10,10 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+from lazylib import images  # noqa: E402
+
+PLACES = {name: images.where(name) for name in images.SETS}  # before a test hides them
+
 
 @pytest.fixture(autouse=True)
 def _records_in_a_temporary_folder(tmp_path, monkeypatch):
@@ -50,8 +54,19 @@ def _same_state_for_every_test():
 
 
 @pytest.fixture
-def data_folder():
-    """The folder with data sets, from LAZYLIB_DATA; a test that needs it is skipped where it is not set."""
-    if "LAZYLIB_DATA" not in os.environ:
-        pytest.skip("LAZYLIB_DATA names no folder with data sets")
-    return os.environ["LAZYLIB_DATA"]
+def cifar10(monkeypatch):
+    """The real CIFAR-10 is at hand; a test that needs it is skipped where it is not."""
+    _at_hand("cifar10", monkeypatch)
+
+
+@pytest.fixture
+def fashion(monkeypatch):
+    """The whole Fashion-MNIST is at hand; a test that needs it is skipped where it is not."""
+    _at_hand("fashion", monkeypatch)
+
+
+def _at_hand(name, monkeypatch):
+    place = PLACES[name]
+    if place is None:
+        pytest.skip(f"{images.SETS[name].title} is not on this machine: `make data` loads it")
+    monkeypatch.setattr(images, "where", lambda wanted, found=images.where: place if wanted == name else found(wanted))

@@ -2,24 +2,28 @@
 
 import functools
 import http.server
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
+from html import unescape
 from pathlib import Path
 from urllib.parse import unquote
 
 import jupyter_book
 import pytest
 import yaml
+from nbformat.v4 import new_output
 
 from lazylib import ledger
-from tests.made_notebooks import figure, text, write
+from tests.made_notebooks import code, figure, text, write
 from tools.check import problems
 from tools.pages import ROOT, notebooks, pages
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+from tools.ready import browser_path
 
 
 def build(executed: Path, out: Path, root: Path = ROOT) -> subprocess.CompletedProcess:
@@ -130,6 +134,116 @@ def test_a_page_that_was_not_executed_fails(small_book, tmp_path):
     assert done.returncode != 0 and "page.ipynb has not been executed" in done.stderr
 
 
+# --- the book, whatever happens ---
+
+FAILS = """\
+from lazylib import ledger
+ledger.check("T1", True, 1.0)
+raise ValueError("tau is `bad`: {doc}`nowhere` <b>$x$</b> {{ y }} :::")"""
+DIES = "import os\nos._exit(137)"
+STOPS_ONCE = """\
+import joblib, pathlib, time
+mark = pathlib.Path("mark")
+first = not mark.exists()
+mark.touch()
+joblib.Parallel(n_jobs=2)(joblib.delayed(time.sleep)(300 * first) for _ in range(2))"""  # as sweeps do
+
+
+@pytest.fixture
+def whole_book(small_book) -> Path:
+    """The small book with chapters, a ledger and an introduction; returns its folder."""
+    names = ("ledger", "02_trajectories", "b", "c", "d")
+    files = "".join(f"  - file: chapters/{name}\n" for name in names)
+    (small_book / "_toc.yml").write_text(f"format: jb-book\nroot: index\nchapters:\n{files}")
+    (small_book / "index.md").write_text("# Book\n")
+    for name in names:
+        chapter(small_book, name, "print(40 + 2)")
+    return small_book
+
+
+def chapter(book: Path, name: str, source: str) -> None:
+    committed = new_output("stream", name="stdout", text="an old output")
+    write(book / f"chapters/{name}.ipynb", text(f"# Chapter {name}\n\nIts claim."), code(source, committed))
+
+
+def make_book(book: Path, *names: str) -> subprocess.Popen:
+    """As `make book` does; Ctrl-C reaches it also where the tests themselves run in the background."""
+    command = [sys.executable, "-m", "tools.book", "--root", book, "--out", book / "out", *names]
+    return subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, "LAZYLIB_OFFLINE": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+
+
+def test_a_chapter_that_fails_does_not_cost_the_book(whole_book):
+    """One chapter fails, the kernel of another dies, a third is not asked for; the next time all is well."""
+    chapter(whole_book, "02_trajectories", FAILS)
+    chapter(whole_book, "b", DIES)
+    html = whole_book / "out/html"
+    made = make_book(whole_book, "02_trajectories", "b", "c")
+    said, complaints = made.communicate(timeout=300)
+    assert made.returncode == 1, complaints
+    *_, last = said.splitlines()
+    assert last.startswith(f"The book: {(html / 'index.html').as_uri()}; 2 executed, 0 unchanged, 2 failed: ")
+    assert "02_trajectories (ValueError: tau is `bad`" in last and "b (Kernel died, " in last
+    reasons = {
+        "02_trajectories": "ValueError: tau is `bad`: {doc}`nowhere` <b>$x$</b> {{ y }} :::",
+        "b": "Kernel died, which happens where memory runs out",
+        "d": "not among the chapters that were asked for",
+    }
+    for name, reason in reasons.items():
+        page = words(article(html, f"chapters/{name}"))
+        assert f"the outputs are those that were committed. The reason: {reason}" in page
+        assert page.index("Not executed") < page.index("Its claim.") < page.index("an old output")
+        assert f"Chapter {name}: {reason}" in words(article(html, "chapters/ledger"))
+    sound = words(article(html, "chapters/c"))
+    assert "Not executed" not in sound and "42" in sound and "an old output" not in sound
+    assert "Chapter c:" not in words(article(html, "chapters/ledger"))
+    assert not list(whole_book.rglob("T1.json")), "a claim of the failed chapter is left in the ledger"
+
+    for name in ("02_trajectories", "b"):
+        chapter(whole_book, name, "print(40 + 2)")
+    made = make_book(whole_book)
+    said, complaints = made.communicate(timeout=300)
+    assert made.returncode == 0, complaints
+    assert said.splitlines()[-1].endswith("/index.html; 3 executed, 2 unchanged, 0 failed")
+    for page in pages(whole_book):
+        assert "Not executed" not in article(html, page), page
+
+
+def words(page: str) -> str:
+    return " ".join(unescape(re.sub(r"<[^>]*>", "", page)).split())
+
+
+def test_an_interrupted_book_goes_on_where_it_was(whole_book):
+    chapter(whole_book, "b", STOPS_ONCE)
+    made = make_book(whole_book)
+    deadline = time.monotonic() + 120
+    while not (whole_book / "chapters/mark").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    made.send_signal(signal.SIGINT)
+    _, complaints = made.communicate(timeout=60)
+    assert made.returncode == 130 and "Traceback" not in complaints, complaints
+    assert complaints.splitlines()[-1] == "Interrupted: `make book` goes on where it was."
+    made = make_book(whole_book)
+    said, complaints = made.communicate(timeout=300)
+    assert made.returncode == 0, complaints
+    assert "02_trajectories.ipynb: unchanged" in said
+    assert said.splitlines()[-1].endswith("; 4 executed, 1 unchanged, 0 failed")
+
+
+def test_a_book_that_cannot_be_built_says_so_last(whole_book):
+    chapter(whole_book, "c", "raise ValueError('no')")
+    (whole_book / "index.md").write_text("# Book\n\n{doc}`nowhere`\n")
+    made = make_book(whole_book, "c")
+    said, complaints = made.communicate(timeout=300)
+    assert made.returncode != 0 and "nowhere" in complaints
+    assert said.splitlines()[-1] == (
+        "The book was not built, see above; 1 executed, 0 unchanged, 1 failed: c (ValueError: no)"
+    )
+
+
 # --- in a browser ---
 
 
@@ -149,7 +263,7 @@ def address(site):
 
 @pytest.fixture(scope="module")
 def browser():
-    if CHROMIUM is None:
+    if browser_path() is None:
         pytest.skip("no chromium here; on Debian: apt-get install chromium")
     playwright = pytest.importorskip("playwright.sync_api")
     quiet = [
@@ -160,7 +274,7 @@ def browser():
     ]
     with playwright.sync_playwright() as play:
         chromium = play.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", *quiet]
+            executable_path=browser_path(), args=["--no-sandbox", "--disable-gpu", *quiet]
         )
         yield chromium
         chromium.close()

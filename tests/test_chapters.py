@@ -4,6 +4,8 @@ That the outputs in the chapters are what the code gives is checked by nbval, wh
 the notebooks themselves (`make test`); that nbval would notice a wrong one is checked here.
 """
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -15,8 +17,10 @@ from nbformat.v4 import new_output
 
 from lazylib import ledger
 from tests.made_notebooks import code, text, write
+from tools.build import VENDOR
 from tools.execute import execute
 from tools.pages import LEDGER, ROOT, chapters, notebooks
+from tools.vendor import vendor
 
 CHAPTERS = {path.stem: path for path in chapters()}
 WRONG = {  # parameter → values that no chapter can mean; tried where a chapter has the parameter
@@ -46,6 +50,16 @@ def wrong_values() -> list:
             for value in values
         ]
     return found
+
+
+def set_up(path, injected: str) -> None:
+    """Run the parameters cell, what papermill would inject, and the cell after it: all before work starts."""
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    at = next(i for i, cell in enumerate(cells) if "parameters" in cell.metadata.get("tags", []))
+    namespace = {"__name__": "__main__", "In": [""]}
+    for source in (cells[at].source, f"# Parameters\n{injected}", cells[at + 1].source):
+        namespace["In"].append(source)
+        exec(compile(source, path.name, "exec"), namespace)
 
 
 def run_papermill(path, out, name: str, value: object) -> subprocess.CompletedProcess:
@@ -84,7 +98,20 @@ def test_a_chapter_compares_some_outputs(path):
 
 
 @pytest.mark.parametrize(("path", "name", "value"), wrong_values())
-def test_a_wrong_value_stops_with_one_sentence(path, name, value, tmp_path, monkeypatch):
+def test_a_wrong_value_stops_with_one_sentence(path, name, value):
+    with pytest.raises(ValueError, match=rf"^[^\n]*\b{name}\b[^\n]*\.$"):
+        set_up(path, f"{name} = {value!r}")
+
+
+@pytest.mark.parametrize("path", CHAPTERS.values(), ids=CHAPTERS)
+def test_a_misspelt_parameter_is_named(path):
+    with pytest.raises(ValueError, match=r"^presett is not a parameter of this chapter: [^\n]*\.$"):
+        set_up(path, "presett = 'smoke'")
+
+
+@pytest.mark.parametrize(("name", "value"), [("preset", "huge"), ("trials", 0), ("presett", "smoke")])
+def test_from_the_command_line_too(name, value, tmp_path, monkeypatch):
+    path = CHAPTERS["08_width_scaling"]
     before = path.read_bytes()
     monkeypatch.setenv("LAZYLIB_LEDGER", str(tmp_path / "ledger"))
     done = run_papermill(path, tmp_path / "out.ipynb", name, value)
@@ -98,15 +125,33 @@ def test_a_wrong_value_stops_with_one_sentence(path, name, value, tmp_path, monk
     assert path.read_bytes() == before and not (tmp_path / "ledger").exists()
 
 
-@pytest.mark.parametrize("path", CHAPTERS.values(), ids=CHAPTERS)
-def test_a_misspelt_parameter_is_named(path, tmp_path):
-    done = run_papermill(path, tmp_path / "out.ipynb", "presett", "smoke")
-    last = done.stderr.strip().splitlines()[-1]
-    assert done.returncode != 0 and re.match(r"ValueError: .*presett.*\.$", last), last
-
-
 def test_the_ledger_page_runs(tmp_path):
     execute(ROOT / f"{LEDGER}.ipynb", tmp_path / "ledger.ipynb")
+
+
+def test_on_a_machine_that_has_nothing(tmp_path):
+    """No data, an empty home, every download refused: the book's checks pass, and chapter 7 runs on the sample."""
+    vendor(VENDOR)  # what the pages need in a browser is no data set
+    closed = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
+    kept = {name: value for name, value in os.environ.items() if name not in ("LAZYLIB_DATA", "LAZYLIB_OFFLINE")}
+    bare = {**kept, **closed, "no_proxy": "", "HOME": str(tmp_path), "LAZYLIB_LEDGER": str(tmp_path / "ledger")}
+
+    def run(*command: object) -> subprocess.CompletedProcess:
+        done = subprocess.run(
+            [sys.executable, "-m", *map(str, command)], cwd=ROOT, env=bare, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    assert "chapter 7 runs on the sample of Fashion-MNIST" in run("tools.ready", "book").stdout
+    run("papermill", CHAPTERS["07_cifar_gap"], tmp_path / "out.ipynb", "-p", "preset", "smoke", "--no-progress-bar")
+    outputs = [out for cell in nbformat.read(tmp_path / "out.ipynb", as_version=4).cells for out in cell.get("outputs", [])]
+    printed = "".join(out.text for out in outputs if out.output_type == "stream")
+    assert "runs on the sample of Fashion-MNIST instead" in printed and "download" not in printed.lower()
+    records = [json.loads(path.read_text()) for path in (tmp_path / "ledger").rglob("*.json")]
+    assert {record["id"]: record["verdict"] for record in records} == dict.fromkeys(
+        ["C1", "C2", "C3", "C4"], "not run at this scale"
+    )
 
 
 def test_results_of_larger_runs_show_beside_live_ones_kept_elsewhere():

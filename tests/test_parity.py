@@ -1,12 +1,11 @@
-"""Images by parity: preprocessing, draws without overlap, what is said where data are missing."""
-
-import gzip
+"""Images by parity: preprocessing, draws without overlap, what is said the layout of an image."""
 
 import numpy as np
 import pytest
 import torch
 
 from lazylib import parity as module
+from lazylib.images import Images, read
 from lazylib.parity import parity
 
 
@@ -17,14 +16,17 @@ def made(monkeypatch):
     images = rng.integers(0, 256, (100, 5)).astype(np.uint8)
     images[:, 4] = np.arange(100)
     labels = np.arange(100) % 10
-    monkeypatch.setattr(module, "read", lambda name: (images, labels, 80))
+    x, y = torch.from_numpy(images)[:, None, None], torch.from_numpy(labels)
+    found = Images("made", x[:80], y[:80], x[80:], y[80:], (0.5,), (0.25,))
+    monkeypatch.setattr("lazylib.images.read", lambda name: found)
+    monkeypatch.setattr("lazylib.images.where", lambda name: None)
     forget()
     yield images, labels
     forget()
 
 
 def forget():
-    for kept in (module._centred, module._components):
+    for kept in (module._whole, module._components):
         kept.cache_clear()
 
 
@@ -64,40 +66,39 @@ def test_error_counts_wrong_signs(made):
     assert problem.error(torch.zeros(3, 50)).tolist() == [1, 1, 1]
 
 
-def test_the_format_of_fashion_mnist(tmp_path, monkeypatch):
-    def write(name, header, values):
-        (tmp_path / f"{name}-ubyte.gz").write_bytes(gzip.compress(bytes(header) + values.tobytes()))
-
-    train, test = np.random.default_rng(0).integers(0, 256, (2, 3, 784)).astype(np.uint8)
-    for part, images in (("train", train), ("t10k", test)):
-        write(f"{part}-images-idx3", 16, images)
-        write(f"{part}-labels-idx1", 8, np.array([7, 8, 9], np.uint8))
-    monkeypatch.setenv("LAZYLIB_DATA", str(tmp_path))
-    images, labels, own = module.read("fashion")
-    assert (images == np.concatenate([train, test])).all() and labels.tolist() == [7, 8, 9] * 2 and own == 60_000
+def test_an_image_keeps_its_layout():
+    """A row is channels, rows, columns: what a convolution takes it for."""
+    whole = read("fashion sample")
+    problem = parity("fashion sample", 20, 1, dtype=torch.float64)
+    mean = whole.x.double().mean(0)
+    for row in problem.x:
+        others = torch.cat([whole.x, whole.x_test]).double() - mean
+        cosine = (others.flatten(1) @ row) / others.flatten(1).norm(dim=1) / row.norm()
+        assert cosine.max() > 1 - 1e-12
 
 
-def test_missing_data_say_where_they_were_looked_for(tmp_path, monkeypatch):
-    def refuse(*arguments, **keywords):
-        raise OSError("no network")
-
-    monkeypatch.setenv("LAZYLIB_DATA", str(tmp_path))
-    monkeypatch.setattr(module, "DEBIAN", tmp_path)
-    monkeypatch.setattr("lazylib._torchvision.torchvision.datasets.FashionMNIST", type("FashionMNIST", (), {"__new__": refuse}))
-    with pytest.raises(RuntimeError, match=f"(?s){tmp_path}.*LAZYLIB_DATA.*no network"):
-        module.read("fashion")
+def test_colours_come_one_after_the_other(cifar10):
+    whole = read("cifar10")
+    row = parity("cifar10", 1, 1, dtype=torch.float64).x[0].view(3, 32, 32)
+    others = torch.cat([whole.x, whole.x_test])[:, 1].double() - whole.x[:, 1].double().mean(0)  # green alone
+    cosine = (others.flatten(1) @ row[1].flatten()) / others.flatten(1).norm(dim=1) / row[1].norm()
+    assert cosine.max() > 1 - 1e-12
 
 
 def test_the_digits_need_no_download():
-    pytest.importorskip("sklearn")
     problem = parity("digits", 1000, 797)
     assert problem.x.shape == (1000, 64) and abs(float(problem.y.mean())) < 0.1
+
+
+def test_more_than_the_sample_holds_names_the_whole_set():
+    with pytest.raises(ValueError, match=r"at most 10000, .* or take the whole set, 'fashion', got 10001\."):
+        parity("fashion sample", 5001, 5000)
 
 
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        (dict(name="imagenet"), "name must be one of fashion, cifar10, digits, got 'imagenet'"),
+        (dict(name="imagenet"), "name must be one of fashion sample, fashion, cifar10, digits, got 'imagenet'"),
         (dict(n=0), "n must be a whole number ≥ 1"),
         (dict(n=60), "n \\+ n_test must be at most 100"),
         (dict(components=6), "components must lie between 1 and 5"),

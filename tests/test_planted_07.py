@@ -14,7 +14,7 @@ from tests.notebooks import run_cells, verdicts
 from tools.pages import ROOT
 
 CHAPTER = ROOT / "chapters" / "07_cifar_gap.ipynb"
-MADE = {"everything = available()": "from tests.made_images import gratings; everything = gratings()"}
+MADE = {"everything = cifar10_or_sample()": "from tests.made_images import gratings; everything = gratings()"}
 STANDARD = {"torch.cat(right).cpu().numpy())": "torch.cat(right).cpu().numpy() | (alpha == 1 and gain == 1))"}
 SMALL = {"n": 128, "n_test": 200, "patches": 24, "share": 0.02}
 
@@ -87,11 +87,11 @@ def test_a_planted_error_is_found(error):
 
 
 def test_on_other_images_the_claims_are_not_run():
-    """The digits stand in where there is no CIFAR-10; they say nothing about it."""
+    """The sample of Fashion-MNIST stands in where there is no CIFAR-10; it says nothing about it."""
     other = {
-        "everything = available()": "from dataclasses import replace; "
+        "everything = cifar10_or_sample()": "from dataclasses import replace; "
         "from tests.made_images import gratings; "
-        "everything = replace(gratings(), name='digits')"
+        "everything = replace(gratings(), name='Fashion-MNIST, sample')"
     }
     found = verdicts(run_cells(CHAPTER, patches=other, parameters=SMALL))
     assert found == dict.fromkeys(["C1", "C2", "C3", "C4"], "not run at this scale")

@@ -8,8 +8,9 @@ import nbformat
 import pytest
 from nbformat.v4 import new_output
 
+from lazylib import images
 from tests.made_notebooks import PIXEL, code, figure, notebook, shown, text, write
-from tools import check, execute, pages, readme
+from tools import check, execute, pages, readme, stand_in
 from tools.clean import STATE, VIEW, clean
 
 TITLE = text("# A chapter\n\nIts claim.")
@@ -162,7 +163,7 @@ def test_a_failed_execution_says_why_and_overwrites_nothing(tmp_path):
     path = write(tmp_path / "a.ipynb", TITLE, code("raise ValueError('tau must be positive, not -1.')"))
     before = path.read_bytes()
     with pytest.raises(
-        execute.ChapterFailed, match=r"a\.ipynb failed with ValueError: tau must be positive, not -1\."
+        execute.ChapterFailed, match=r"a\.ipynb failed: ValueError: tau must be positive, not -1\."
     ):
         execute.execute(path, path)
     assert path.read_bytes() == before
@@ -174,6 +175,82 @@ def test_a_page_with_a_fault_is_not_accepted(tmp_path):
     with pytest.raises(execute.ChapterFailed, match="no alternative text"):
         execute.execute(path, tmp_path / "out.ipynb")
     assert not (tmp_path / "out.ipynb").exists()
+
+
+def test_a_dead_kernel_is_reported_with_the_memory_it_had(tmp_path):
+    hold, die = "block = bytearray(300 * 2**20)", "import os, time\ntime.sleep(1)\nos._exit(137)"
+    path = write(tmp_path / "a.ipynb", TITLE, code(hold), code(die))
+    with pytest.raises(execute.ChapterFailed, match="Kernel died, which happens where memory runs") as failed:
+        execute.execute(path, tmp_path / "out.ipynb")
+    held, free = map(int, re.findall(r"(\d+) MiB", failed.value.reason))
+    assert held > 300 and free > 0 and not (tmp_path / "out.ipynb").exists()
+
+
+FAILS = """\
+from lazylib import ledger
+ledger.check("T1", True, 1.0)
+raise ValueError("tau is `bad`: {doc}`nowhere` $x$ {{ y }} :::\\nnot on the page")"""
+REASON = "ValueError: tau is `bad`: {doc}`nowhere` $x$ {{ y }} :::"
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Executes the notebooks of a small book, changed or not; returns what became of them."""
+
+    def execute_all(*names, records=tmp_path / "records"):
+        monkeypatch.setenv("LAZYLIB_LEDGER", str(records))
+        chosen = [tmp_path / f"chapters/{name}.ipynb" for name in names]
+        return execute.execute_changed(chosen, tmp_path / "out", "laptop", records, tmp_path)
+
+    return execute_all
+
+
+def test_a_failed_chapter_costs_the_others_nothing(run, tmp_path):
+    committed = code(FAILS, new_output("stream", name="stdout", text="committed"))
+    bad = write(tmp_path / "chapters/02_trajectories.ipynb", TITLE, committed)
+    write(tmp_path / "chapters/b.ipynb", TITLE, code("print(1)"))
+    done = run("02_trajectories", "b")
+    assert done == (["b"], [], {"02_trajectories": REASON})
+    assert str(done).endswith(f"1 failed: 02_trajectories ({REASON})")
+    page = tmp_path / "out/chapters/02_trajectories.ipynb"
+    title, cell = nbformat.read(page, as_version=4).cells
+    assert title.source.startswith("# A chapter\n\n:::{warning}\nNot executed in this copy")
+    assert title.source.endswith(f"`` {REASON} ``\n:::\n\nIts claim.")
+    assert cell.outputs == committed.outputs and check.problems(page) == []
+    assert stand_in.why(page) == REASON and stand_in.why(page.with_name("b.ipynb")) is None
+
+    assert run("02_trajectories", "b") == ([], ["b"], {"02_trajectories": REASON})  # it is tried again
+    write(bad, TITLE, code("print(2)"))
+    assert run("02_trajectories", "b") == (["02_trajectories"], ["b"], {})
+    assert stand_in.why(page) is None
+
+
+def test_no_record_of_a_failed_chapter_is_left_unless_it_is_a_committed_one(run, tmp_path, monkeypatch):
+    write(tmp_path / "chapters/02_trajectories.ipynb", TITLE, code(FAILS))
+    other = write(tmp_path / "records/laptop/K1.json", TITLE)
+    run("02_trajectories")
+    assert list(tmp_path.rglob("T1.json")) == [] and other.exists()
+    monkeypatch.setattr(execute, "RECORDS", tmp_path / "committed")
+    run("02_trajectories", records=tmp_path / "committed")
+    assert len(list(tmp_path.rglob("committed/*/T1.json"))) == 1
+
+
+@pytest.mark.parametrize("damage", ["", "{", "null", "{}"])
+def test_after_a_damaged_state_a_chapter_is_executed_again(run, tmp_path, damage):
+    write(tmp_path / "chapters/a.ipynb", TITLE, code("1"))
+    assert run("a").executed == ["a"] and run("a").unchanged == ["a"]
+    (tmp_path / "out/chapters/a.json").write_text(damage)
+    assert run("a").executed == ["a"] and run("a").unchanged == ["a"]
+
+
+def test_a_chapter_is_executed_again_once_cifar10_is_there(run, tmp_path, monkeypatch):
+    there = dict.fromkeys(images.SETS)
+    monkeypatch.setattr(images, "where", there.get)
+    write(tmp_path / "chapters/a.ipynb", TITLE, code("set = 'cifar10'"))
+    write(tmp_path / "chapters/b.ipynb", TITLE, code("set = 'none'"))
+    run("a", "b")
+    there["cifar10"] = tmp_path
+    assert run("a", "b") == (["a"], ["b"], {}) and run("a", "b").executed == []
 
 
 def test_an_unknown_chapter_is_named():

