@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from lazylib import images
+from lazylib.problems import images
 
 NEEDS = "needs-"  # tag of a cell whose output is compared only where this data set is: needs-cifar10
 

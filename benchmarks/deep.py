@@ -16,10 +16,11 @@ import sys
 import torch
 from _timing import timed
 
-from lazylib.deep import FullyConnected, deep_kernel
-from lazylib.flow import gradient_flow
-from lazylib.hinge import soft_hinge
-from lazylib.parity import parity
+from lazylib.flows import gradient_flow
+from lazylib.measures import tangent_kernel
+from lazylib.nets import FullyConnected
+from lazylib.objectives import soft_hinge
+from lazylib.problems import parity
 
 NET = FullyConnected(784, 100, 3)
 SCALES = (0.01, 1.0, 100.0)  # √h·α
@@ -40,14 +41,14 @@ def by_vmap(w, x):
 
 
 def layerwise(w, x):
-    return deep_kernel(NET, w[None], x)[0]
+    return tangent_kernel(NET, w[None], x)[0]
 
 
 def kernel(inputs: int) -> tuple[bool, list]:
     x, w = parity("fashion", inputs, 1).x, NET.init(0)[0]
     layerwise(w, x)
     own, theta = timed(layerwise, w, x, repeats=5)
-    exact = deep_kernel(NET, w[None].double(), x.double())[0]
+    exact = tangent_kernel(NET, w[None].double(), x.double())[0]
     print(f"| tangent kernel of {inputs} inputs | s | ratio | difference |\n|---|---|---|---|")
     ratios, close = [], True
     for name, other, repeats in (("loop of gradients", by_loop, 2), ("vmap(grad)", by_vmap, 3)):

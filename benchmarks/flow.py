@@ -15,7 +15,7 @@ import time
 
 import torch
 
-from lazylib.flow import gradient_flow
+from lazylib.flows import gradient_flow
 from lazylib.nets import TwoLayer
 from lazylib.objectives import square_loss
 from lazylib.problems import teacher_student

@@ -17,11 +17,10 @@ import time
 
 import torch
 
-from lazylib._torchvision import torchvision
-from lazylib.convnets import convnet
-from lazylib.images import Images
-from lazylib.tangent import Scaled
-from lazylib.training import Recipe, best_precision, train
+from lazylib.flows import Recipe, best_precision, train
+from lazylib.nets import Scaled, convnet
+from lazylib.problems import Images
+from lazylib.problems._torchvision import torchvision
 
 BATCH = 128
 

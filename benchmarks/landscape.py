@@ -14,7 +14,7 @@ import torch
 from _timing import timed
 from torch.nn.utils import vector_to_parameters
 
-from lazylib.landscape import pca_plane, plane_loss
+from lazylib.measures import pca_plane, plane_loss
 from lazylib.nets import TwoLayer
 from lazylib.problems import teacher_student
 

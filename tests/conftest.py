@@ -10,7 +10,7 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-from lazylib import images  # noqa: E402
+from lazylib.problems import images  # noqa: E402
 
 PLACES = {name: images.where(name) for name in images.SETS}  # before a test hides them
 

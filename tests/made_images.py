@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from lazylib.images import Images
+from lazylib.problems import Images
 
 
 def gratings(n: int = 300, n_test: int = 200) -> Images:

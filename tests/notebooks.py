@@ -90,7 +90,7 @@ def _running() -> Iterator[str]:
     with (
         tempfile.TemporaryDirectory() as folder,
         mock.patch.dict(os.environ, {"LAZYLIB_LEDGER": folder}),
-        mock.patch("lazylib.widgets.explore"),  # dozens of pictures that no verdict depends on
+        mock.patch("lazylib.book.widgets.explore"),  # dozens of pictures that no verdict depends on
         matplotlib.rc_context(),
     ):
         matplotlib.use("agg")

@@ -19,7 +19,7 @@ import pytest
 import yaml
 from nbformat.v4 import new_output
 
-from lazylib import ledger
+from lazylib.book import ledger
 from tests.made_notebooks import code, figure, text, write
 from tools.check import problems
 from tools.pages import ROOT, notebooks, pages
@@ -137,7 +137,7 @@ def test_a_page_that_was_not_executed_fails(small_book, tmp_path):
 # --- the book, whatever happens ---
 
 FAILS = """\
-from lazylib import ledger
+from lazylib.book import ledger
 ledger.check("T1", True, 1.0)
 raise ValueError("tau is `bad`: {doc}`nowhere` <b>$x$</b> {{ y }} :::")"""
 DIES = "import os\nos._exit(137)"

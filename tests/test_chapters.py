@@ -15,7 +15,7 @@ import papermill
 import pytest
 from nbformat.v4 import new_output
 
-from lazylib import ledger
+from lazylib.book import ledger
 from tests.made_notebooks import code, text, write
 from tools.build import VENDOR
 from tools.execute import execute

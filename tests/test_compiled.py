@@ -4,14 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from lazylib import compiled
-from lazylib import flow as flow_module
-from lazylib.flow import gradient_flow
-from lazylib.integrator import Integrator
+from lazylib.flows import gradient_flow, one_run
+from lazylib.flows.batch import Integrator
+from lazylib.flows.one_run import _run
 from lazylib.nets import TwoLayer
+from lazylib.nets import _two_layer_cpu as compiled
 from lazylib.objectives import square_loss
 from lazylib.problems import teacher_student
-from lazylib.single import _run
 
 F64 = torch.float64
 
@@ -101,7 +100,7 @@ def test_single_runs_take_the_steps_of_the_batch(monkeypatch, threads):
         single = gradient_flow(objective, T, times=times, observe=observe)
     finally:
         torch.set_num_threads(before)
-    monkeypatch.setattr(flow_module, "integrate", lambda *arguments: Integrator(*arguments).run())
+    monkeypatch.setattr(one_run, "integrate", lambda *arguments: Integrator(*arguments).run())
     batch = gradient_flow(objective, T, times=times, observe=observe)
     for name in ("evals", "steps", "rejected", "status"):
         assert (getattr(single, name) == getattr(batch, name)).all(), name

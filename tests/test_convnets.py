@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lazylib.convnets import convnet
+from lazylib.nets import convnet
 
 
 def convolutions(net):

@@ -6,15 +6,9 @@ import pytest
 import torch
 from torch.func import hessian, jacfwd
 
-from lazylib.criterion import (
-    hessian_norm,
-    jacobian_norm,
-    kappa,
-    relative_changes,
-    two_layer_kappa,
-)
+from lazylib.measures import hessian_norm, jacobian_norm, kappa, relative_changes, two_layer_kappa
+from lazylib.measures._neurons import largest_gated
 from lazylib.nets import ACTIVATIONS, TwoLayer
-from lazylib.neurons import largest_gated
 
 F64 = torch.float64
 

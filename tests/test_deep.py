@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from lazylib import deep
-from lazylib.deep import FullyConnected, deep_kernel, gain, on_span
-from lazylib.flow import gradient_flow
-from lazylib.hinge import SoftHinge, soft_hinge
-from lazylib.kernel import tangent_kernel
-from lazylib.rng import generator
+from lazylib.flows import gradient_flow
+from lazylib.measures import _kernel_paths, tangent_kernel
+from lazylib.nets import FullyConnected, deep, gain
+from lazylib.objectives import SoftHinge, on_span, soft_hinge
+from lazylib.runs import generator
 
 F64 = torch.float64
 NETS = [FullyConnected(6, 5, 3), FullyConnected(6, 5, 1, "relu"), FullyConnected(6, 5, 2, bias=True)]
@@ -42,7 +41,7 @@ def test_the_published_factor_of_the_activation():
 def test_preactivations_and_output_start_with_unit_variance(activation):
     net, x = FullyConnected(50, 400, 3, activation), inputs(3, 50)
     w = net.init(range(20), dtype=F64)
-    z, _ = deep._factors(net, w, x)
+    z, _ = _kernel_paths._factors(net, w, x)
     for (weight, _), c, below in zip(net.split(w), net.factors, z, strict=True):
         assert float((c * (weight @ below)).square().mean()) == pytest.approx(1, abs=0.35 if len(weight[0]) == 1 else 0.1)
 
@@ -94,13 +93,13 @@ def test_gradient_and_differential_by_hand_are_those_of_autograd(net):
 def test_kernel_is_the_gram_matrix_of_gradients(net, monkeypatch):
     w, x, x2 = parameters(net), inputs(9), inputs(5, seed=1)
     monkeypatch.setattr(deep, "CHUNK_BYTES", 4 * 3 * net.h * 8)  # blocks of four inputs
-    square, cross = deep_kernel(net, w, x), deep_kernel(net, w, x, x2)
+    square, cross = tangent_kernel(net, w, x), tangent_kernel(net, w, x, x2)
     for row in range(3):
         j = torch.stack([torch.func.grad(lambda v, a=a, row=row: net(v, a[None])[0])(w[row]) for a in x])
         j2 = torch.func.jacrev(lambda v: net(v, x2))(w[row])
         assert torch.allclose(square[row], j @ j.T, rtol=1e-10)
         assert torch.allclose(cross[row], j @ j2.T, rtol=1e-10)
-        assert torch.equal(tangent_kernel(net, w[row], x, x2), deep_kernel(net, w[row : row + 1], x, x2)[0])
+        assert torch.equal(tangent_kernel(net, w[row], x, x2), tangent_kernel(net, w[row : row + 1], x, x2)[0])
     generic = tangent_kernel(lambda w, x: net(w, x), w[0], x, x2)  # by Jacobians
     assert torch.allclose(cross[0], generic, rtol=1e-10)
 
@@ -108,7 +107,7 @@ def test_kernel_is_the_gram_matrix_of_gradients(net, monkeypatch):
 def test_kernel_in_single_precision():
     net = FullyConnected(64, 50, 3)
     w, x = net.init(0, dtype=F64), inputs(40, 64)
-    exact, single = deep_kernel(net, w, x), deep_kernel(net, w.float(), x.float())
+    exact, single = tangent_kernel(net, w, x), tangent_kernel(net, w.float(), x.float())
     assert float((single - exact).norm() / exact.norm()) < 1e-5
 
 
@@ -193,6 +192,6 @@ def test_bad_parameters_get_one_sentence():
     net = NETS[0]
     with pytest.raises(ValueError, match="seeds must not be empty"):
         net.init([])
-    with pytest.raises(ValueError, match=r"w must be \(runs, parameters\)"):
-        deep_kernel(net, net.init(0)[0], inputs(3))
+    with pytest.raises(ValueError, match=r"w must be the parameters of one net, \(P,\), or of a batch, \(B, P\)"):
+        tangent_kernel(net, net.init(0)[None], inputs(3))
     assert np.isfinite(net.init(range(2)).numpy()).all()

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from lazylib.descent import adam, gradient_descent, sgd
+from lazylib.flows import adam, gradient_descent, sgd
 from lazylib.nets import TwoLayer
 from lazylib.objectives import square_loss
 from lazylib.problems import teacher_student

@@ -6,11 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from lazylib import flow as flow_module
-from lazylib import rkc
-from lazylib.descent import gradient_descent
-from lazylib.flow import gradient_flow
-from lazylib.kernel import tangent_solution
+from lazylib.flows import flow as flow_module
+from lazylib.flows import gradient_descent, gradient_flow, rkc
+from lazylib.measures import tangent_solution
 from lazylib.nets import Deep, TwoLayer
 from lazylib.objectives import Objective, square_loss
 from lazylib.problems import teacher_student
@@ -205,6 +203,6 @@ def test_too_little_memory_is_said_before_work_starts(monkeypatch):
     p, net, w0 = small_problem()
     objective = square_loss(net, w0, p.x, p.y)
     monkeypatch.setattr(objective, "gradient", lambda u: pytest.fail("work has started"))
-    monkeypatch.setattr("lazylib.memory.psutil.virtual_memory", lambda: type("M", (), {"available": 1000})())
+    monkeypatch.setattr("lazylib.runs._memory.psutil.virtual_memory", lambda: type("M", (), {"available": 1000})())
     with pytest.raises(MemoryError, match="a batch of 3 runs needs .* GiB"):
         gradient_flow(objective, 1.0)

@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 
-from lazylib.deep import FullyConnected, deep_kernel
-from lazylib.flow import gradient_flow
-from lazylib.hinge import BETA, frozen_kernel, soft_hinge
-from lazylib.nets import TwoLayer, tangent
+from lazylib.flows import gradient_flow
+from lazylib.measures import tangent_kernel
+from lazylib.nets import FullyConnected, TwoLayer, tangent
+from lazylib.objectives import frozen_kernel, soft_hinge
+from lazylib.objectives.hinge import BETA
 from tests.test_deep import F64, classes, inputs
 
 
@@ -69,9 +70,9 @@ def test_any_net_will_do():
 def test_a_frozen_kernel_is_the_tangent_net(runs):
     net, w0, x, y = runs
     other = inputs(8, seed=5)
-    objective = frozen_kernel(deep_kernel(net, w0, x), y, margin=None)
+    objective = frozen_kernel(tangent_kernel(net, w0, x), y, margin=None)
     flow = gradient_flow(objective, 20.0, rtol=1e-3)
-    test = objective.predict(flow.u, deep_kernel(net, w0, other, x))
+    test = objective.predict(flow.u, tangent_kernel(net, w0, other, x))
     for row in range(2):
         linear = soft_hinge(tangent(net, w0[row : row + 1]), w0[row : row + 1], x, y, 5.0, margin=None)
         by_weights = gradient_flow(linear, 20.0, rtol=1e-3)
@@ -81,7 +82,7 @@ def test_a_frozen_kernel_is_the_tangent_net(runs):
 
 def test_a_frozen_kernel_follows_its_equation_of_motion(runs):
     net, w0, x, y = runs
-    theta = deep_kernel(net, w0, x)[0]
+    theta = tangent_kernel(net, w0, x)[0]
     flow_ = frozen_kernel(theta, y, margin=None)
     flow = gradient_flow(flow_, 2.0, rtol=1e-4)
     F, steps = torch.zeros(15, dtype=F64), 20_000
@@ -92,7 +93,7 @@ def test_a_frozen_kernel_follows_its_equation_of_motion(runs):
 
 def test_the_net_tends_to_its_frozen_kernel_as_alpha_grows(runs):
     net, w0, x, y = runs
-    objective = frozen_kernel(deep_kernel(net, w0, x), y)
+    objective = frozen_kernel(tangent_kernel(net, w0, x), y)
     frozen = gradient_flow(objective, 1e6, rtol=1e-3)
     assert frozen.reached.all()
     gaps = []

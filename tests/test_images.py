@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from lazylib import images
-from lazylib._torchvision import torchvision
-from lazylib.images import DataMissing, Images, augment, cifar10_or_sample, random_images, read, where
+from lazylib.problems import DataMissing, Images, augment, cifar10_or_sample, images, random_images
+from lazylib.problems._torchvision import torchvision
+from lazylib.problems.images import read, where
 from tools import sample
 
 DOWNLOAD = "torchvision.datasets.utils.download_url"

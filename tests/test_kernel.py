@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lazylib.kernel import tangent_kernel, tangent_solution
+from lazylib.measures import tangent_kernel, tangent_solution
 from lazylib.nets import Deep, TwoLayer, tangent
 from lazylib.problems import teacher_student
 
@@ -68,8 +68,12 @@ def test_underparameterized_limit_is_the_projection_on_the_range_of_the_jacobian
 def test_bad_time_and_bad_parameters_are_refused(problem):
     net = TwoLayer(6, 4)
     w0 = net.init(1.0, 1, dtype=F64)
-    with pytest.raises(ValueError, match="one run"):
-        tangent_kernel(net, w0, problem.x)
+    with pytest.raises(ValueError, match="w must be the parameters of one net"):
+        tangent_kernel(net, w0[None], problem.x)
+    with pytest.raises(ValueError, match="w must be None for a module"):
+        tangent_kernel(torch.nn.Linear(6, 1), w0[0], problem.x)
+    batch = tangent_kernel(net, torch.cat([w0, 2 * w0]), problem.x)
+    assert torch.equal(batch[1], tangent_kernel(net, 2 * w0[0], problem.x))
     solution = tangent_solution(net, w0[0], problem.x, problem.y, problem.x_test)
     for T in (-1.0, math.nan):
         with pytest.raises(ValueError, match="T must be ≥ 0"):

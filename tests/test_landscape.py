@@ -6,19 +6,17 @@ import math
 import pytest
 import torch
 
-from lazylib import landscape
-from lazylib.landscape import (
-    Plane,
+from lazylib.measures import (
     align,
     barrier,
-    filter_scale,
-    filters,
+    filter_rms,
+    landscape,
     pca_plane,
     permute,
     plane_loss,
-    plane_values,
     random_plane,
 )
+from lazylib.measures.landscape import Plane, filters, plane_values
 from lazylib.nets import Deep, TwoLayer, centred, from_module
 from lazylib.problems import teacher_student
 
@@ -79,7 +77,7 @@ def test_weights_without_a_plane_are_refused(w, words):
 @pytest.mark.parametrize("block", [None, 1])
 def test_the_grid_is_the_loop_over_its_points(net, block, problem, monkeypatch):
     if block:
-        monkeypatch.setattr("lazylib.landscape.CPU_BLOCK", block)
+        monkeypatch.setattr("lazylib.measures.landscape.CPU_BLOCK", block)
     plane = pca_plane(rows(6, net.size))
     s, t = [-1.5, 0.0, 2.0], torch.linspace(-1, 1, 45)  # more points than a block
     expected = torch.tensor(
@@ -128,7 +126,7 @@ def test_filters_are_the_weights_into_a_unit(net):
     w = rows(1, net.size)[0]
     parts = [net.split(w)[0][None], net.split(w)[1]] if isinstance(net, TwoLayer) else net.split(w)
     expected = torch.cat([p.square().mean(1).sqrt().repeat_interleave(p.shape[1]) for p in parts])
-    torch.testing.assert_close(filter_scale(net, w), expected)
+    torch.testing.assert_close(filter_rms(net, w), expected)
     torch.testing.assert_close(filters(centred(net, w)), filters(net))
 
 
@@ -156,7 +154,7 @@ def test_random_plane_has_the_filters_norms():
     net = TwoLayer(4, 3)
     w = rows(1, net.size)[0]
     plane = random_plane(net, w, seed=3)
-    torch.testing.assert_close(filter_scale(net, plane.directions[0]), filter_scale(net, w))
+    torch.testing.assert_close(filter_rms(net, plane.directions[0]), filter_rms(net, w))
     assert abs(float(plane.directions[0] @ plane.directions[1])) < 1e-12 * float(w @ w)
     torch.testing.assert_close(plane.directions[1].norm(), w.norm())
     assert not torch.equal(plane.directions, random_plane(net, w, seed=4).directions)

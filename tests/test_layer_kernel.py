@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-import lazylib.layer_kernel as module
-from lazylib.convnets import convnet
-from lazylib.layer_kernel import layer_kernel
+import lazylib.measures._kernel_paths as paths
+from lazylib.measures import tangent_kernel
+from lazylib.nets import convnet
 
 
 def jacobian(net, x):
@@ -19,12 +19,12 @@ def jacobian(net, x):
 @pytest.mark.parametrize("name", ["vgg11", "resnet18"])
 @pytest.mark.parametrize("entries", [2**26, 1])
 def test_it_is_the_product_of_jacobians(name, entries, monkeypatch):
-    monkeypatch.setattr(module, "_ENTRIES", entries)  # 1: one channel at a time
+    monkeypatch.setattr(paths, "_ENTRIES", entries)  # 1: one channel at a time
     net = convnet(name, 1 / 32, gain=1.4).double()
     x, x2 = torch.randn(3, 3, 32, 32).double(), torch.randn(2, 3, 32, 32).double()
     left, right = jacobian(net, x), jacobian(net, x2)
-    torch.testing.assert_close(layer_kernel(net, x), left @ left.T)
-    torch.testing.assert_close(layer_kernel(net, x, x2), left @ right.T)
+    torch.testing.assert_close(tangent_kernel(net, None, x), left @ left.T)
+    torch.testing.assert_close(tangent_kernel(net, None, x, x2), left @ right.T)
 
 
 def test_strides_pads_and_missing_biases():
@@ -36,12 +36,12 @@ def test_strides_pads_and_missing_biases():
     ).double()
     x = torch.randn(3, 2, 6, 6).double()
     left = jacobian(net, x)
-    torch.testing.assert_close(layer_kernel(net, x), left @ left.T)
+    torch.testing.assert_close(tangent_kernel(net, None, x), left @ left.T)
 
 
 def test_frozen_weights_will_do_and_nothing_is_left_behind():
     net = convnet("vgg11", 1 / 64).requires_grad_(False)
-    layer_kernel(net, torch.randn(2, 3, 32, 32))
+    tangent_kernel(net, None, torch.randn(2, 3, 32, 32))
     assert not any(layer._forward_hooks for layer in net.modules()) and not any(
         w.requires_grad for w in net.parameters()
     )
@@ -50,4 +50,4 @@ def test_frozen_weights_will_do_and_nothing_is_left_behind():
 def test_an_unknown_layer_with_weights_is_named():
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten())
     with pytest.raises(TypeError, match="BatchNorm2d"):
-        layer_kernel(net, torch.randn(2, 1, 5, 5))
+        tangent_kernel(net, None, torch.randn(2, 1, 5, 5))

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from lazylib import ledger, provenance
-from lazylib.stats import Estimate
+from lazylib.book import ledger, provenance
+from lazylib.book.stats import Estimate
+from lazylib.runs import files
 
 IDS = ("K1 K2 K3 K4 T1 T2 T3 T4 P1 P2 P3 P4 P5 S1 S2 A1 L1 L2 C1 C2 C3 C4 W1 B1 B2 B3 B4 "
        "G1 G2 G3 G4 G5 G6 G7 G8 G9 G10 G11 G12 G13 G14").split()
@@ -247,12 +248,12 @@ def test_glue_stores_plain_numbers_and_texts(monkeypatch):
 
 def test_the_code_state_follows_the_sources(tmp_path):
     """A copy of the module with one byte more has another hash; outside a checkout there is no commit."""
-    package = shutil.copytree(Path(ledger.__file__).parent, tmp_path / "lazylib")
-    source = (package / "ledger.py").read_text(encoding="utf-8")
-    program = "import json; from lazylib import provenance; print(json.dumps(provenance._code()))"
+    package = shutil.copytree(files.PACKAGE, tmp_path / "lazylib")
+    source = (package / "book" / "ledger.py").read_text(encoding="utf-8")
+    program = "import json; from lazylib.book import provenance; print(json.dumps(provenance._code()))"
     states = []
     for text in (source, source + "\n"):
-        (package / "ledger.py").write_text(text, encoding="utf-8")
+        (package / "book" / "ledger.py").write_text(text, encoding="utf-8")
         states.append(json.loads(subprocess.check_output(
             [sys.executable, "-c", program], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)})))
     assert states[0]["lazylib"] != states[1]["lazylib"] and states[0]["commit"] is None

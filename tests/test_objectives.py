@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from lazylib.nets import Deep, TwoLayer
-from lazylib.objectives import FusedSquareLoss, SquareLoss, square_loss
+from lazylib.objectives import SquareLoss, square_loss
+from lazylib.objectives.square import FusedSquareLoss
 from lazylib.problems import teacher_student
 
 F64 = torch.float64

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from lazylib import parity as module
-from lazylib.images import Images, read
-from lazylib.parity import parity
+from lazylib.problems import Images, parity
+from lazylib.problems import classes as module
+from lazylib.problems.images import read
 
 
 @pytest.fixture
@@ -18,8 +18,8 @@ def made(monkeypatch):
     labels = np.arange(100) % 10
     x, y = torch.from_numpy(images)[:, None, None], torch.from_numpy(labels)
     found = Images("made", x[:80], y[:80], x[80:], y[80:], (0.5,), (0.25,))
-    monkeypatch.setattr("lazylib.images.read", lambda name: found)
-    monkeypatch.setattr("lazylib.images.where", lambda name: None)
+    monkeypatch.setattr("lazylib.problems.images.read", lambda name: found)
+    monkeypatch.setattr("lazylib.problems.images.where", lambda name: None)
     forget()
     yield images, labels
     forget()

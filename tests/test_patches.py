@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from lazylib.images import Images
-from lazylib.patches import RandomPatches, ridge
+from lazylib.measures import RandomPatches, ridge
+from lazylib.problems import Images
 
 
 @pytest.fixture

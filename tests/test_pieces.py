@@ -9,7 +9,7 @@ from tools import pieces
 
 PAUSES = """\
 import os, pathlib
-from lazylib.sweep import Paused
+from lazylib.runs import Paused
 file = pathlib.Path(os.environ["PIECES_DONE"])
 file.write_text(file.read_text() + os.environ["LAZYLIB_MINUTES"] + preset + ";")
 if file.read_text().count(";") < 3:

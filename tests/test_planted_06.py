@@ -3,7 +3,7 @@
 import nbformat
 import pytest
 
-from lazylib.flow import gradient_flow
+from lazylib.flows import gradient_flow
 from lazylib.nets import TwoLayer
 from lazylib.objectives import square_loss
 from lazylib.problems import teacher_student

@@ -27,7 +27,7 @@ PLANTED = {  # what is wrong → the claims that it breaks, lines replaced, para
     "the authors' last layer, 1/h": (["G1"], {"torch.tensor(scales, device=p.device) / math.sqrt(net.h)": "torch.tensor(scales, device=p.device) / net.h"}, G1_ONLY),
     "kernel frozen, and trained on shuffled classes": (
         ["G1"],
-        {"frozen = frozen_kernel(deep_kernel(net, w0, data.x), data.y)": "frozen = frozen_kernel(deep_kernel(net, w0, data.x), data.y.roll(1))"},
+        {"frozen = frozen_kernel(tangent_kernel(net, w0, data.x), data.y)": "frozen = frozen_kernel(tangent_kernel(net, w0, data.x), data.y.roll(1))"},
         G1_ONLY,
     ),
     "a run did not reach its margin": (["G1"], {'"reached": flow.reached, "time"': '"reached": flow.reached & (net.h != 90), "time"'}, G1_ONLY),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from lazylib import plot
+from lazylib.book import plot
 
 X = np.array([0.1, 1.0, 10.0])
 

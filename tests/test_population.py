@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lazylib.nets import TwoLayer
-from lazylib.population import arccos_kernel, population_loss
+from lazylib.objectives import arccos_kernel, population_loss
 from lazylib.problems import sphere, teacher_student
 
 F64 = torch.float64

@@ -10,7 +10,7 @@ import nbformat
 import numpy as np
 import pytest
 
-from lazylib import ledger, presets
+from lazylib.book import ledger, parameters
 
 ROOT = Path(__file__).parents[1]
 PRESETS = {
@@ -19,15 +19,15 @@ PRESETS = {
                "activation": "relu", "widths": [8, 16]},
     "paper": {"trials": 100, "taus": 10 ** np.arange(-1, 1.01, 0.5)},
 }
-RULES = dict(taus=presets.numbers(positive=True), m=[presets.even, presets.at_least(2)],
-             trials=presets.at_least(1), horizon=presets.between(1, 1e6),
-             activation=presets.choice("relu", "gelu"), widths=presets.positive)
+RULES = dict(taus=parameters.numbers(positive=True), m=[parameters.even, parameters.at_least(2)],
+             trials=parameters.at_least(1), horizon=parameters.between(1, 1e6),
+             activation=parameters.choice("relu", "gelu"), widths=parameters.positive)
 
 
 def resolve(preset="laptop", injected=None, tables=PRESETS, **given):
     cells = [""] if injected is None else ["", injected]
     namespace = dict.fromkeys(PRESETS["laptop"]) | {"preset": preset, "In": cells} | given
-    return presets.resolve(namespace, tables, **RULES)
+    return parameters.resolve(namespace, tables, **RULES)
 
 
 def test_presets_are_differences_to_laptop():
@@ -88,7 +88,7 @@ def test_bad_input_is_one_sentence(given, sentence):
 def test_only_the_last_injected_cell_counts():
     namespace = dict.fromkeys(PRESETS["laptop"]) | {"preset": "smoke"}
     namespace["In"] = ["", "# Parameters\ntau = [1]\n", "x = 1", "# Parameters\ntaus = [1]\n"]
-    assert presets.resolve(namespace, PRESETS).preset == "smoke"
+    assert parameters.resolve(namespace, PRESETS).preset == "smoke"
 
 
 @pytest.mark.parametrize("tables, sentence", [
@@ -102,9 +102,9 @@ def test_only_the_last_injected_cell_counts():
 def test_authors_mistakes(tables, sentence):
     namespace = {"preset": "laptop", "m": None, "taus": None, "scale": None}
     with pytest.raises(ValueError, match=sentence):
-        presets.resolve(namespace, tables)
+        parameters.resolve(namespace, tables)
     with pytest.raises(ValueError, match="rule for 'k'"):
-        presets.resolve(namespace, {"laptop": {"m": 2}}, k=presets.positive)
+        parameters.resolve(namespace, {"laptop": {"m": 2}}, k=parameters.positive)
 
 
 def test_a_preset_is_held_to_the_rules_too():
@@ -116,9 +116,9 @@ CELLS = [
     ("parameters", 'preset: str = "laptop"  # smoke | laptop\n'
                    'taus: list = None  # initialization scales τ > 0\n'
                    'm: int = None  # width, even\nsymmetrized: bool = None  # zero output at initialization'),
-    ("", 'from lazylib import ledger, presets\n'
+    ("", 'from lazylib.book import ledger, parameters\n'
          'PRESETS = {"smoke": {"m": 2}, "laptop": {"taus": [0.1, 1.0], "m": 4, "symmetrized": True}}\n'
-         'p = presets.resolve(globals(), PRESETS, taus=presets.positive, m=presets.even)'),
+         'p = parameters.resolve(globals(), PRESETS, taus=parameters.positive, m=parameters.even)'),
     ("", 'import json, pathlib\npathlib.Path("done.json").write_text(json.dumps(vars(p)))\n'
          'ledger.check("K1", True, 1.0)\nledger.glue(verdict=ledger.verdict_line("K1"))'),
 ]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lazylib import images
+from lazylib.problems import images
 from tools import ready, vendor
 from tools.pages import ROOT
 

@@ -5,10 +5,9 @@ import math
 import pytest
 import torch
 
-from lazylib.landscape import filter_scale, random_plane
+from lazylib.measures import filter_rms, hessian_product, hessian_trace, random_plane, top_eigenvalue
 from lazylib.nets import Deep, TwoLayer, from_module
 from lazylib.problems import teacher_student
-from lazylib.sharpness import hessian_product, hessian_trace, top_eigenvalue
 
 F64 = torch.float64
 NETS = [TwoLayer(4, 3, scale=0.5), TwoLayer(4, 3, "softplus"), Deep(4, (3, 2), "gelu")]
@@ -24,17 +23,17 @@ def loss_of(net):
 def test_against_the_full_hessian(net, scaled):
     w = net.init(1.0, 0, dtype=F64)[0]
     loss = loss_of(net)
-    scale = filter_scale(net, w) if scaled else torch.ones_like(w)
-    full = torch.func.hessian(loss)(w) * torch.outer(scale, scale)
+    unit = filter_rms(net, w) if scaled else torch.ones_like(w)
+    full = torch.func.hessian(loss)(w) * torch.outer(unit, unit)
     values, vectors = torch.linalg.eigh(full)
-    top = top_eigenvalue(loss, w, scale=scale, tol=1e-10)
+    top = top_eigenvalue(loss, w, unit=unit, tol=1e-10)
     assert top.value == pytest.approx(float(values[-1]), rel=1e-8)
     assert abs(float(top.vector @ vectors[:, -1])) == pytest.approx(1, abs=1e-6)
     assert 0 < top.products < 10 * net.size
     v = torch.randn(net.size, dtype=F64)
-    torch.testing.assert_close(hessian_product(loss, w, scale)(v), full @ v)
-    trace = hessian_trace(loss, w, scale=scale, probes=400)
-    assert trace.low < float(full.trace()) < trace.high and trace.n == 400
+    torch.testing.assert_close(hessian_product(loss, w, unit)(v), full @ v)
+    trace = hessian_trace(loss, w, unit=unit, probes=400)
+    assert trace.low < float(full.trace()) < trace.high and trace.probes == 400
     assert trace.high - trace.low < 0.5 * abs(float(full.trace()))
 
 
@@ -66,7 +65,7 @@ def test_units_of_the_weights_take_another_parametrization_out():
     raw, raw_other = (top_eigenvalue(loss_of(k), v, tol=1e-10).value for k, v in ((net, w), (other, c * w)))
     assert raw_other == pytest.approx(raw / c**2)
     same = [
-        top_eigenvalue(loss_of(k), v, scale=filter_scale(k, v), tol=1e-10).value
+        top_eigenvalue(loss_of(k), v, unit=filter_rms(k, v), tol=1e-10).value
         for k, v in ((net, w), (other, c * w))
     ]
     assert same[0] == pytest.approx(same[1])
@@ -79,7 +78,7 @@ def test_trace_in_units_of_the_filters_is_the_mean_curvature_of_random_planes():
     curvatures = torch.stack(
         [v @ product(v) for seed in range(600) for v in random_plane(net, w, seed).directions[:1]]
     )
-    expected = float((torch.func.hessian(loss)(w).diagonal() * filter_scale(net, w).square()).sum())
+    expected = float((torch.func.hessian(loss)(w).diagonal() * filter_rms(net, w).square()).sum())
     assert float(curvatures.mean()) == pytest.approx(
         expected, abs=4 * float(curvatures.std()) / math.sqrt(600)
     )

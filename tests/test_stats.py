@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 from scipy import stats as reference
 
-from lazylib.stats import Estimate, bootstrap, plateau, power_law
+from lazylib.book.stats import Estimate, bootstrap, plateau, power_law
 
 X = np.logspace(-2, 1, 31)
 

@@ -19,8 +19,8 @@ import pytest
 import torch
 import xarray as xr
 
-import lazylib.sweep as module
-from lazylib.sweep import Paused, sweep, time_left
+import lazylib.runs.sweeps as module
+from lazylib.runs import Paused, files, sweep, time_left
 
 GRID = {"tau": [0.1, 1.0, 10.0], "seed": [0, 1]}
 
@@ -39,7 +39,7 @@ def log(tmp_path, monkeypatch):
     monkeypatch.setenv("RUN_LOG", str(tmp_path / "log"))
     monkeypatch.delenv("LAZYLIB_JOBS", raising=False)
     monkeypatch.delenv("LAZYLIB_SCHEDULER", raising=False)
-    monkeypatch.setattr(module, "_LOADED", module.source())  # someone may edit lazylib while the tests run
+    monkeypatch.setattr(module, "_LOADED", module.source_digest())  # someone may edit lazylib while the tests run
 
     def lines():
         path = tmp_path / "log"
@@ -53,7 +53,7 @@ def log(tmp_path, monkeypatch):
 @pytest.fixture
 def frozen(tmp_path, log):
     """Environment of a process that imports a copy of lazylib, which nobody edits meanwhile."""
-    package = Path(module.__file__).parent
+    package = files.PACKAGE
     shutil.copytree(package, tmp_path / "lazylib", ignore=shutil.ignore_patterns("__pycache__"))
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     return {**os.environ, "PYTHONPATH": path}
@@ -114,7 +114,7 @@ def test_values_reach_run_as_python_scalars(log):
 SCRIPT = """
 import sys, os, time
 import numpy as np
-from lazylib.sweep import sweep
+from lazylib.runs import sweep
 def run(tau, seed):
     with open(os.environ["RUN_LOG"], "a") as file:
         file.write(f"{tau} {seed}\\n")
@@ -333,7 +333,7 @@ from IPython.core.interactiveshell import InteractiveShell
 shell = InteractiveShell.instance()
 for cell in [{before!r}, '''
 import os, types, torch, numpy as np, math
-from lazylib.sweep import sweep
+from lazylib.runs import sweep
 p = types.SimpleNamespace(names={{"a", "b", "c", "d"}}, at=np.arange(3), dtype=torch.float32)
 linear = torch.nn.Linear(2, 2)
 with torch.no_grad():
@@ -369,10 +369,10 @@ for text in ("A = 1", "A = 1", "A = 2"):
     Path("lazylib/another.py").write_text(text)
     for name in [name for name in sys.modules if name.startswith("lazylib")]:
         del sys.modules[name]
-    from lazylib.sweep import sweep
+    from lazylib.runs import sweep
     sweep(run, {"a": [1]}, store="store")
     count("-")
-from lazylib.sweep import sweep
+from lazylib.runs import sweep
 Path("lazylib/another.py").write_text("A = 1")  # edited after it was loaded: not the code of the first cell
 sweep(run, {"a": [1]}, store="store")
 """
@@ -409,8 +409,8 @@ def test_nothing_stored_can_run_code(tmp_path, log):
 
 PROCESSES = """
 import functools, os, sys, torch, numpy as np, xarray as xr
-import lazylib.sweep as module
-from lazylib.sweep import sweep
+import lazylib.runs.sweeps as module
+from lazylib.runs import sweep
 exec(sys.stdin.read())
 def place(a):
     threads = torch.get_num_threads()

@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from lazylib.convnets import convnet
-from lazylib.tangent import Scaled, plain_outputs, tangent_outputs
+from lazylib.nets import Scaled, convnet, plain_outputs, tangent_outputs
 
 ALPHAS = [1.0, 3.0, 100.0, 1e4, 1e7]
 

@@ -8,7 +8,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_output
 
-from lazylib import images
+from lazylib.problems import images
 from tests.made_notebooks import PIXEL, code, figure, notebook, shown, text, write
 from tools import check, execute, pages, readme, stand_in
 from tools.clean import STATE, VIEW, clean
@@ -187,7 +187,7 @@ def test_a_dead_kernel_is_reported_with_the_memory_it_had(tmp_path):
 
 
 FAILS = """\
-from lazylib import ledger
+from lazylib.book import ledger
 ledger.check("T1", True, 1.0)
 raise ValueError("tau is `bad`: {doc}`nowhere` $x$ {{ y }} :::\\nnot on the page")"""
 REASON = "ValueError: tau is `bad`: {doc}`nowhere` $x$ {{ y }} :::"

@@ -20,7 +20,7 @@ def python(code: str) -> subprocess.CompletedProcess:
 
 def test_datasets_transforms_and_models_work():
     done = python(
-        "from lazylib._torchvision import torchvision\n"
+        "from lazylib.problems._torchvision import torchvision\n"
         "import torch\n"
         "assert torchvision.datasets.CIFAR10 and torchvision.datasets.FashionMNIST\n"
         "flip = torchvision.transforms.RandomHorizontalFlip(p=1.0)\n"
@@ -35,7 +35,7 @@ def test_datasets_transforms_and_models_work():
 def test_nothing_is_declared_where_the_operators_are_present():
     done = python(
         DECLARE_AS_COMPILED
-        + "import lazylib._torchvision as shim\n"
+        + "import lazylib.problems._torchvision as shim\n"
         + "assert shim._library is None and shim.declare_missing_operators() is None\n"
     )
     assert done.returncode == 0, done.stderr
@@ -51,7 +51,7 @@ def test_nothing_is_declared_where_the_library_loads():
         "    global compiled\n"
         + "".join(f"    {line}\n" for line in DECLARE_AS_COMPILED.strip().splitlines()[1:])
         + "torch.ops.load_library = load\n"
-        + "import lazylib._torchvision as shim\n"
+        + "import lazylib.problems._torchvision as shim\n"
         + "assert shim._library is None and '_C' in loaded[0], loaded\n"
     )
     assert done.returncode == 0, done.stderr
@@ -59,7 +59,7 @@ def test_nothing_is_declared_where_the_library_loads():
 
 def test_without_the_shim_a_mismatched_torchvision_fails():
     """The reason for the shim: if this ever passes on the pinned versions, the shim can go."""
-    probe = python("import lazylib._torchvision as shim; print(shim._library is None)")
+    probe = python("import lazylib.problems._torchvision as shim; print(shim._library is None)")
     if probe.stdout.strip() == "True":
         pytest.skip("torchvision's compiled operators load here, so there is no mismatch to show")
     done = python("import torchvision")

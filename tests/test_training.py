@@ -6,11 +6,11 @@ import math
 import pytest
 import torch
 
-from lazylib.convnets import convnet
-from lazylib.images import Images, augment
-from lazylib.rng import generator
-from lazylib.tangent import Scaled, plain_outputs
-from lazylib.training import Recipe, accuracy, best_precision, computing, stability, train
+from lazylib.flows import Recipe, accuracy, best_precision, stability, train
+from lazylib.flows.classifier import computing
+from lazylib.nets import Scaled, convnet, plain_outputs
+from lazylib.problems import Images, augment
+from lazylib.runs import generator
 
 
 @pytest.fixture(scope="module")

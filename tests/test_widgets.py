@@ -12,7 +12,7 @@ from ipywidgets.widgets.widget_link import Link
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from lazylib import plot, widgets
+from lazylib.book import plot, widgets
 
 
 def draw(**point):

@@ -1,48 +1,70 @@
-"""The reference pages: one a module of lazylib, made from its docstrings, with links to the chapters.
+"""The reference pages: one a room of lazylib, made from its docstrings, with links to the chapters.
 
 As an extension of the book's builder it says under every function and class in which chapter it is first used.
 """
 
 import ast
 import functools
+import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
 
+import lazylib
 from tools.pages import ROOT, notebooks, pages
 
 PREFIX = "api/"
 INDEX = "api/index"
 FIELD = re.compile(r"\w[\w, ]*: ")
+EXPORT = re.compile(r"from \.(\w*) import (\w+) as \2")
 
 
-def modules(root: Path = ROOT) -> list[str]:
-    """The modules of lazylib that have a page in _toc.yml."""
+def rooms(root: Path = ROOT) -> list[str]:
+    """The rooms of lazylib that have a page in _toc.yml."""
     return [name.removeprefix(PREFIX) for name in pages(root) if name.startswith(PREFIX) and name != INDEX]
 
 
-def page(module: str) -> str:
-    """The source of the page api/<module>."""
-    return f"# lazylib.{module}\n\n```{{eval-rst}}\n.. automodule:: lazylib.{module}\n   :members:\n```\n"
+def exported(room: str) -> dict[str, list[str]]:
+    """Module → names that the room exports from it; of a room that exports modules, these, with no names."""
+    found: dict[str, list[str]] = {}
+    stub = (ROOT / "lazylib" / room / "__init__.pyi").read_text(encoding="utf-8")
+    for module, name in EXPORT.findall(stub):
+        found.setdefault(module or name, []).extend([name] if module else [])
+    return found
+
+
+def page(room: str) -> str:
+    """The source of the page api/<room>: what its modules define; of private ones, what the room exports."""
+    parts = [f"# lazylib.{room}", "", importlib.import_module(f"lazylib.{room}").__doc__.strip()]
+    modules = exported(room)
+    for module in sorted(modules, key=lambda name: (name.startswith("_"), name)):
+        private = module.startswith("_")
+        members = " " + ", ".join(modules[module]) if private else ""
+        title = f"lazylib.{room}" if private else f"lazylib.{room}.{module}"
+        parts += ["", f"## {title}: {', '.join(modules[module])}" if private else f"## {title}", ""]
+        parts += ["```{eval-rst}", f".. automodule:: lazylib.{room}.{module}", f"   :members:{members}", "```"]
+    return "\n".join([*parts, ""])
 
 
 def index() -> str:
-    """The source of the page that lists the modules, each with the first sentence of its docstring."""
+    """The source of the page that lists the rooms, each with its first sentence and the names that it exports."""
+    top = {name for name in lazylib.__all__}
     lines = []
-    for module in modules():
-        text = ast.get_docstring(ast.parse((ROOT / "lazylib" / f"{module}.py").read_text(encoding="utf-8")))
-        lines.append(f"| {{doc}}`lazylib.{module} <{module}>` | {' '.join(text.split(chr(10) * 2)[0].split())} |")
+    for room in rooms():
+        module = importlib.import_module(f"lazylib.{room}")
+        names = ", ".join(f"**{name}**" if name in top else name for name in module.__all__)
+        lines.append(f"| {{doc}}`lazylib.{room} <{room}>` | {module.__doc__.strip()} | {names} |")
     return "\n".join(
         [
             "# The package lazylib",
             "",
-            "What the chapters share, and what you can use on a model of your own. Under each function stands the"
-            " chapter that uses it first.",
+            "What the chapters share, and what you can use on a model of your own. Names in bold can be had from `lazylib`"
+            " itself. Under each function stands the chapter that uses it first.",
             "",
-            "| module | what is in it |",
-            "|---|---|",
+            "| room | what is in it | names |",
+            "|---|---|---|",
             *lines,
             "",
         ]
@@ -65,7 +87,7 @@ def names_used(code: str) -> Iterator[str]:
 
 @functools.cache
 def introduced() -> dict[str, tuple[str, str]]:
-    """Name, such as "flow.gradient_flow" → (page, title) of the first chapter that uses it."""
+    """Name, such as "flows.gradient_flow" → (page, title) of the first chapter that uses it."""
     found: dict[str, tuple[str, str]] = {}
     for path in sorted(notebooks(), key=lambda path: path.stem):
         cells = nbformat.read(path, as_version=4).cells
@@ -99,7 +121,10 @@ def _complete(app, what, name, obj, options, lines: list[str]) -> None:
     for number, line in enumerate(lines):
         parts = line.split("``")  # every second one is literal
         lines[number] = "``".join(part if k % 2 else part.replace("|", r"\|") for k, part in enumerate(parts))
-    known = introduced().get(name.removeprefix("lazylib."))
+    known = None
+    if name.count(".") == 3:  # lazylib.room.module.name
+        _, room, module, leaf = name.split(".")
+        known = introduced().get(f"{room}.{leaf}") or introduced().get(f"{module}.{leaf}")
     if known and what in ("function", "class"):
         lines += ["", f"*First used in* :doc:`{known[1]} </{known[0]}>`.", ""]
 

@@ -43,7 +43,7 @@ def stage(executed: Path, into: Path, root: Path = ROOT) -> list[str]:
         shutil.copytree(folder, into / "_extra" / "vendor" / name)
     shutil.copy2(STATIC / "shim.js", into / "_extra" / "vendor" / "widgets")
     made = {api.INDEX: api.index, "times": functools.partial(times.page, executed)}
-    made |= {f"{api.PREFIX}{name}": functools.partial(api.page, name) for name in api.modules(root)}
+    made |= {f"{api.PREFIX}{room}": functools.partial(api.page, room) for room in api.rooms(root)}
     names = {path.relative_to(root) for path in notebooks(root)}
     faults = []
     for page in pages(root):

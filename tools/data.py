@@ -5,7 +5,7 @@
 
 import sys
 
-from lazylib import images
+from lazylib.problems import images
 
 
 def main() -> int:

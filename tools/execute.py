@@ -24,7 +24,7 @@ import papermill
 import psutil
 from papermill.exceptions import PapermillExecutionError
 
-from lazylib import ledger
+from lazylib.book import ledger
 from tools.check import problems
 from tools.clean import clean
 from tools.pages import LEDGER, ROOT, notebooks
@@ -214,7 +214,7 @@ def has_cifar10(notebook: Path) -> bool:
     content = nbformat.read(notebook, as_version=4)
     if not any("cifar10" in cell.source for cell in content.cells if cell.cell_type == "code"):
         return False
-    from lazylib import images  # takes seconds
+    from lazylib.problems import images  # takes seconds
 
     return images.where("cifar10") is not None
 

@@ -2,7 +2,7 @@
 
 python -m tools.pieces NAME --into DIR [--preset P] [--minutes M] [--pieces N]
 
-A chapter pauses by raising lazylib.sweep.Paused after LAZYLIB_MINUTES, as its sweeps do; what it has
+A chapter pauses by raising lazylib.runs.Paused after LAZYLIB_MINUTES, as its sweeps do; what it has
 reached is on disk, the cells of its sweeps in the folder LAZYLIB_STORE, which is DIR/cells unless set.
 Killed at any moment, the same command goes on. Exits with 0 when the chapter is done, 75 if pieces are left.
 """

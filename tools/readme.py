@@ -15,7 +15,7 @@ from pathlib import Path
 
 import nbformat
 
-from lazylib import ledger
+from lazylib.book import ledger
 from tools.bench import machine
 from tools.pages import ROOT, chapters
 

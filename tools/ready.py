@@ -71,7 +71,7 @@ def memory() -> Row:
 
 def data(purpose: str) -> list[Row]:
     """A row for each image set: where it is, or what follows where it is not."""
-    from lazylib import images  # takes seconds, because of torch
+    from lazylib.problems import images  # takes seconds, because of torch
 
     rows = []
     for name, entry in images.SETS.items():

@@ -13,7 +13,7 @@ import os
 import numpy as np
 from torch import Tensor
 
-from lazylib import images
+from lazylib.problems import images
 
 TRAIN, TEST = 600, 400  # images of each class
 

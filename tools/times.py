@@ -5,7 +5,7 @@ from pathlib import Path
 
 import nbformat
 
-from lazylib import ledger
+from lazylib.book import ledger
 from tools.pages import ROOT, chapters
 
 

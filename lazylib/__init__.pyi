@@ -1,0 +1,32 @@
+from . import book as book
+from . import flows as flows
+from . import measures as measures
+from . import nets as nets
+from . import objectives as objectives
+from . import problems as problems
+from . import runs as runs
+from .flows import adam as adam
+from .flows import gradient_descent as gradient_descent
+from .flows import gradient_flow as gradient_flow
+from .measures import kappa as kappa
+from .measures import tangent_kernel as tangent_kernel
+from .measures import tangent_solution as tangent_solution
+from .nets import Deep as Deep
+from .nets import FullyConnected as FullyConnected
+from .nets import Scaled as Scaled
+from .nets import TwoLayer as TwoLayer
+from .nets import centred as centred
+from .nets import convnet as convnet
+from .nets import from_module as from_module
+from .nets import scaled as scaled
+from .nets import symmetrized as symmetrized
+from .nets import tangent as tangent
+from .objectives import frozen_kernel as frozen_kernel
+from .objectives import population_loss as population_loss
+from .objectives import soft_hinge as soft_hinge
+from .objectives import square_loss as square_loss
+from .problems import parity as parity
+from .problems import teacher_student as teacher_student
+from .runs import sweep as sweep
+
+__version__: str

@@ -1,0 +1,205 @@
+"""Parameters of a chapter: presets, single values changed by papermill, and their validation.
+
+A chapter's first code cell (tag ``parameters``) lists every parameter with a type and a meaning::
+
+    preset: str = "laptop"  # smoke | laptop | paper
+    taus: list = None       # initialization scales τ > 0 (None: the preset's)
+
+and its second one resolves them, before any work starts::
+
+    PRESETS = {"smoke": {"trials": 2}, "laptop": {"taus": [0.1, 1.0], "trials": 10}, "paper": {"trials": 100}}
+    p = presets.resolve(globals(), PRESETS, taus=presets.positive, trials=presets.at_least(1))
+"""
+
+import ast
+import difflib
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from . import ledger
+
+RESERVED = ("preset", "scale")
+LARGEST = sys.float_info.max
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a value must be, in words and as a test; for a list the test is made on each entry."""
+
+    allowed: str
+    test: Callable[[Any], bool]
+
+
+positive = Rule("positive", lambda v: v > 0)
+even = Rule("even", lambda v: v % 2 == 0)
+
+
+def at_least(low: float) -> Rule:
+    """v ≥ low."""
+    return Rule(f"at least {low}", lambda v: v >= low)
+
+
+def between(low: float, high: float) -> Rule:
+    """low ≤ v ≤ high."""
+    return Rule(f"between {low} and {high}", lambda v: low <= v <= high)
+
+
+def choice(*options: Any) -> Rule:
+    """v is one of the options."""
+    return Rule("one of " + ", ".join(map(str, options)), lambda v: v in options)
+
+
+def numbers(positive: bool = False) -> Rule:
+    """v is a finite number, or each entry of a list is, and positive if asked."""
+    words = "a finite positive number" if positive else "a finite number"
+    return Rule(words, lambda v: _is_number(v) and (v > 0 or not positive))
+
+
+def resolve(namespace: Mapping[str, Any], presets: Mapping[str, Mapping[str, Any]],
+            **rules: Rule | Iterable[Rule]) -> SimpleNamespace:
+    """The parameters of this run: the preset's values, with those that the namespace overrides.
+
+    Args:
+        namespace: ``globals()`` of the notebook: ``preset`` and one name per parameter, None for the preset's
+            value.
+        presets: name → values. "laptop" holds every parameter, the others only what differs from it. The kind of
+            a value follows from "laptop": True is a truth value, 3 a whole number, 3.0 a number, "a" a text,
+            [1.0, 2] a non-empty list of numbers, [1, 2] of whole numbers. Numbers are finite.
+        rules: name → Rule, or several, that the preset's and the reader's values pass (each entry of a list).
+
+    Returns the values as attributes, with ``preset`` and ``scale``: the preset's name, with ", changed" after
+    it if any value differs from the preset's. The ledger records claims under this scale.
+
+    Raises ValueError, in one sentence, for an unknown preset, an unknown parameter injected by papermill
+    (which by itself would only be logged), a value of the wrong kind and a value that breaks a rule.
+    """
+    laptop = presets["laptop"]
+    _check_tables(namespace, presets, rules)
+    _check_injected(namespace, laptop)
+    preset = namespace.get("preset")
+    if not isinstance(preset, str) or preset not in presets:
+        raise ValueError(f"preset must be one of {', '.join(presets)}, not {_show(preset)}.")
+
+    values, changed = {}, False
+    for name, default in {**laptop, **presets[preset]}.items():
+        kind = _plain(laptop[name])
+        rule = rules.get(name, ())
+        checks = (rule,) if isinstance(rule, Rule) else tuple(rule)
+        values[name] = _checked(name, _plain(default), kind, checks)
+        given = _plain(namespace[name])
+        if given is not None:
+            given = _checked(name, given, kind, checks)
+            changed |= given != values[name]
+            values[name] = given
+
+    scale = f"{preset}, changed" if changed else preset
+    ledger.start(scale, values)
+    return SimpleNamespace(preset=preset, scale=scale, **values)
+
+
+def _check_tables(namespace: Mapping, presets: Mapping, rules: Mapping) -> None:
+    """Mistakes of the chapter's author: names that do not match between cell, presets and rules."""
+    laptop = presets["laptop"]
+    for preset, values in presets.items():
+        for name in values:
+            if name not in laptop:
+                raise ValueError(f"the preset {preset!r} gives {name!r}, which 'laptop' lacks.")
+    for name in laptop:
+        if name in RESERVED:
+            raise ValueError(f"a parameter cannot be called {name!r}: resolve sets this name itself.")
+        if name not in namespace:
+            raise ValueError(f"the parameters cell has no line for {name!r}, which the presets give.")
+        if laptop[name] is None:
+            raise ValueError(f"the preset 'laptop' must give a value for {name!r}, not None.")
+    for name in rules:
+        if name not in laptop:
+            raise ValueError(f"there is a rule for {name!r}, which the preset 'laptop' lacks.")
+
+
+def _check_injected(namespace: Mapping, laptop: Mapping) -> None:
+    """Names that papermill assigns in its own cell but that no parameter has."""
+    cells = [cell for cell in namespace.get("In", ()) if cell.lstrip().startswith("# Parameters")]
+    if not cells:
+        return
+    allowed = ["preset", *laptop]
+    for statement in ast.parse(cells[-1]).body:
+        if not isinstance(statement, (ast.Assign, ast.AnnAssign)):
+            continue
+        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+        for target in targets:
+            if isinstance(target, ast.Name) and target.id not in allowed:
+                close = difflib.get_close_matches(target.id, allowed, n=1, cutoff=0.5)
+                hint = f" (closest: {close[0]})" if close else ""
+                raise ValueError(f"{target.id} is not a parameter of this chapter: "
+                                 f"allowed are {', '.join(allowed)}{hint}.")
+
+
+def _plain(value: Any) -> Any:
+    """Arrays, tuples, ranges and numpy scalars as plain lists and numbers."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    return list(value) if isinstance(value, (tuple, range)) else value
+
+
+def _checked(name: str, value: Any, kind: Any, rules: tuple[Rule, ...]) -> Any:
+    """The value, numbers made float where the kind is float; ValueError if kind or rules forbid it."""
+    allowed, ok = _kind(kind)
+    if not ok(value):
+        hint = f" (with papermill: -y '{{{name}: ...}}')" if isinstance(value, str) else ""
+        raise ValueError(f"{name} must be {allowed}, not {_show(value)}{hint}.")
+    for rule in rules:
+        for entry in value if isinstance(value, list) else [value]:
+            if not rule.test(entry):
+                raise ValueError(f"{name} must be {rule.allowed}, not {_show(entry)}.")
+    if isinstance(value, list):
+        return [_as(kind[0] if _all_whole(kind) else 0.0, v) if _is_number(v) else v for v in value]
+    return _as(kind, value)
+
+
+def _as(kind: Any, value: Any) -> Any:
+    return float(value) if isinstance(kind, float) else value
+
+
+def _kind(example: Any) -> tuple[str, Callable[[Any], bool]]:
+    """In words and as a test: what is allowed where the preset "laptop" has this example."""
+    if isinstance(example, bool):
+        return "true or false", lambda v: isinstance(v, bool)
+    if isinstance(example, int):
+        return "a whole number", _is_whole
+    if isinstance(example, float):
+        return "a finite number", _is_number
+    if isinstance(example, str):
+        return "a text", lambda v: isinstance(v, str)
+    if isinstance(example, list) and example:
+        if _all_whole(example):
+            words, entry = "a non-empty list of whole numbers", _is_whole
+        elif all(map(_is_number, example)):
+            words, entry = "a non-empty list of finite numbers", _is_number
+        elif all(isinstance(e, str) for e in example):
+            words, entry = "a non-empty list of texts", lambda v: isinstance(v, str)
+        else:
+            raise ValueError(f"a preset's list must hold numbers or texts only, not {_show(example)}.")
+        return words, lambda v: isinstance(v, list) and len(v) > 0 and all(map(entry, v))
+    raise ValueError(f"a preset must give truth values, numbers, texts or lists, not {_show(example)}.")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST
+
+
+def _all_whole(values: list) -> bool:
+    return all(map(_is_whole, values))
+
+
+def _show(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,5 @@
+"""What moves w: gradient flow, gradient descent, Adam, stochastic descent, training of image classifiers."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,12 @@
+from .batch import Flow as Flow
+from .classifier import PRECISIONS as PRECISIONS
+from .classifier import Epoch as Epoch
+from .classifier import Recipe as Recipe
+from .classifier import accuracy as accuracy
+from .classifier import best_precision as best_precision
+from .classifier import stability as stability
+from .classifier import train as train
+from .descent import adam as adam
+from .descent import gradient_descent as gradient_descent
+from .descent import sgd as sgd
+from .flow import gradient_flow as gradient_flow

@@ -1,0 +1,322 @@
+"""Training an image classifier by stochastic gradient descent: resumable, one epoch at a time.
+
+    for epoch in train(Scaled(convnet("vgg11"), alpha), images, Recipe(), checkpoint="vgg11.pt"):
+        ...
+
+The caller decides when to stop. Each epoch is on disk before it is yielded, and its random numbers depend on
+seed and epoch alone, so that a run that was killed and called again ends with the same weights.
+"""
+
+import contextlib
+import math
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass
+from multiprocessing import current_process
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from ..problems.images import Images, augment
+from ..runs.cell_key import identity
+from ..runs.files import digest, source_digest, write
+from ..runs.rng import generator
+
+LOSSES = ("square", "cross-entropy")
+PRECISIONS = ("bfloat16", "tf32", "float32", "float64")
+EVALUATED = 500  # images a batch where nothing is trained
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train; the defaults are those of COB, figure 3a.
+
+    loss: "square" (mean over images and classes of (f − one-hot)², as torch's MSELoss has it, without ½) or
+        "cross-entropy".
+    lr, decay: the step is lr/(1 + decay·t) throughout epoch t = 0, 1, …
+    epochs, batch: batch is in images; the last batch of an epoch holds what is left.
+    augment: whether each image is cropped from itself with a black border of 4 pixels, and mirrored
+        half of the time.
+
+    Raises ValueError, in one sentence, for a value that is not allowed.
+    """
+
+    loss: str = "square"
+    lr: float = 1.0
+    epochs: int = 70
+    batch: int = 128
+    momentum: float = 0.9
+    decay: float = 1 / 3
+    augment: bool = True
+
+    def __post_init__(self):
+        if self.loss not in LOSSES:
+            raise ValueError(f"loss must be one of {', '.join(LOSSES)}, not {self.loss!r}.")
+        for name, least in (("epochs", 1), ("batch", 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not (isinstance(value, int) and value >= least):
+                raise ValueError(f"{name} must be a whole number ≥ {least}, not {value!r}.")
+        for name, fine in (
+            ("lr", self.lr > 0),
+            ("momentum", 0 <= self.momentum < 1),
+            ("decay", self.decay >= 0),
+        ):
+            if not (math.isfinite(getattr(self, name)) and fine):
+                allowed = {"lr": "positive", "momentum": "from 0 to below 1", "decay": "0 or positive"}[name]
+                raise ValueError(f"{name} must be finite and {allowed}, not {getattr(self, name)}.")
+
+    def objective(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """The mean loss of outputs (n, classes) against class numbers y (n,)."""
+        if self.loss == "square":
+            return nnf.mse_loss(outputs, nnf.one_hot(y, outputs.shape[1]).to(outputs.dtype))
+        return nnf.cross_entropy(outputs, y)
+
+
+class Epoch(NamedTuple):
+    """What an epoch reports. Accuracies are shares; loss and train_accuracy are means over its batches as
+    they came, augmented and before each step. diverged: the loss was no longer finite, and training ended."""
+
+    number: int  # 1, 2, …
+    loss: float
+    train_accuracy: float
+    test_accuracy: float
+    images_per_second: float  # training alone
+    diverged: bool
+
+
+def train(
+    model: nn.Module,
+    images: Images,
+    recipe: Recipe,
+    *,
+    seed: int = 0,
+    checkpoint: str | os.PathLike | None = None,
+    precision: str | None = None,
+    compiled: bool | None = None,
+    test_every: int = 1,
+    title: str = "training",
+) -> Iterator[Epoch]:
+    """Train the model's parameters in place; yields each `Epoch`, those of a resumed run again first.
+
+    model: maps normalized images (n, c, h, w) to outputs (n, classes); on the device of `images`.
+    seed: of the order of the images and of their augmentation.
+    checkpoint: file that is replaced, whole, after every epoch; if it exists the run goes on from there. It
+        holds tensors and numbers only (`torch.load(…, weights_only=True)`).
+    precision: of convolutions and matrix products: "bfloat16" (autocast; parameters and sums stay float32),
+        "tf32" (CUDA), "float32", "float64"; by default `best_precision` of the device.
+    compiled: whether full batches run through `torch.compile`; by default on CUDA only.
+    test_every: epochs from one test to the next; the last is always tested, the others report NaN.
+
+    Raises ValueError for a checkpoint of another run (which is left as it is) and an unknown precision. A
+    checkpoint that is damaged is warned about and the run starts anew.
+    """
+    device = images.x.device
+    precision = _checked_precision(precision, device)
+    parameters = [w for w in model.parameters() if w.requires_grad]
+    if not parameters:
+        raise ValueError("the model must have at least one trainable parameter, it has none.")
+    optimizer = torch.optim.SGD(parameters, lr=recipe.lr, momentum=recipe.momentum)
+    path = None if checkpoint is None else Path(checkpoint)
+    key = _key(model, images, recipe, seed, precision) if path else ""
+    history = _load(path, key, parameters, optimizer) if path else []
+    yield from history
+    if history and history[-1].diverged:
+        return
+    forward = _forward(model, device.type == "cuda" if compiled is None else compiled)
+    beside = current_process().name != "MainProcess"  # the bars of several processes would write over each other
+    progress = tqdm(total=recipe.epochs, initial=len(history), desc=title, unit="epoch", leave=False, disable=beside)
+    with progress:
+        for number in range(len(history), recipe.epochs):
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.lr / (1 + recipe.decay * number)
+            start = time.perf_counter()
+            loss, right = _one_epoch(model, forward, images, recipe, optimizer, precision, seed, number)
+            speed = len(images.x) / (time.perf_counter() - start)
+            last = number + 1 == recipe.epochs or not math.isfinite(loss)
+            test = (
+                accuracy(model, images, precision=precision)
+                if last or (number + 1) % test_every == 0
+                else math.nan
+            )
+            epoch = Epoch(number + 1, loss, right, test, speed, not math.isfinite(loss))
+            history.append(epoch)
+            if path:
+                _save(path, key, parameters, optimizer, history)
+            progress.update()
+            progress.set_postfix_str(f"loss {loss:.3g}, accuracy {right:.1%}, {speed:.0f} images/s")
+            yield epoch
+            if epoch.diverged:
+                return
+
+
+def best_precision(device: str | torch.device) -> str:
+    """ "bfloat16" where it is native (CUDA from Ampere on, CPUs with AVX512-BF16 or AMX), else "float32"."""
+    if torch.device(device).type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    native = any(getattr(torch.cpu, f"_is_{name}_supported", bool)() for name in ("avx512_bf16", "amx_tile"))
+    return "bfloat16" if native else "float32"
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, images: Images, *, part: str = "test", precision: str | None = None) -> float:
+    """Share of the test images (or part="train") that the model puts in their class."""
+    x, y = (images.x, images.y) if part == "train" else (images.x_test, images.y_test)
+    precision = _checked_precision(precision, x.device)
+    right = torch.zeros((), dtype=torch.long, device=x.device)
+    for rows in torch.arange(len(x), device=x.device).split(EVALUATED):
+        with computing(precision, x.device):
+            outputs = model(_inputs(images, x[rows], precision))
+        right += (outputs.argmax(1) == y[rows]).sum()
+    return int(right) / len(x)
+
+
+@torch.no_grad()
+def stability(model: Any, images: Images, *, precision: str | None = None) -> float:
+    """`Scaled.stability` over the test images: the share of ReLU units on the same side as at w0."""
+    precision = _checked_precision(precision, images.x.device)
+    total = 0.0
+    for x in images.x_test.split(EVALUATED):
+        with computing(precision, x.device):
+            total += model.stability(_inputs(images, x, precision)) * len(x)
+    return total / len(images.x_test)
+
+
+@contextlib.contextmanager
+def computing(precision: str, device: str | torch.device) -> Iterator[None]:
+    """Compute convolutions and matrix products in `precision` inside the block."""
+    device = torch.device(device)
+    if precision == "bfloat16":
+        with torch.autocast(device.type, torch.bfloat16):
+            yield
+        return
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+# ---- one epoch ----
+
+
+def _one_epoch(
+    model, forward, images: Images, recipe: Recipe, optimizer, precision: str, seed: int, number: int
+):
+    """Mean loss and share of images put in their class, over the batches of epoch `number` = 0, 1, …"""
+    rng, n, device = generator(seed, f"epoch {number}"), len(images.x), images.x.device
+    order = torch.randperm(n, generator=rng).to(device)
+    shift = torch.randint(9, (n, 2), generator=rng).to(device)
+    flip = (torch.rand(n, generator=rng) < 0.5).to(device)
+    sums = torch.zeros(
+        2, dtype=torch.float64, device=device
+    )  # kept on the device: reading them would make it wait
+    for rows in order.split(recipe.batch):
+        x, y = images.x[rows], images.y[rows]
+        x = _inputs(images, augment(x, shift[rows], flip[rows]) if recipe.augment else x, precision)
+        whole = len(rows) == recipe.batch  # a compiled step is for one shape
+        with computing(precision, device):
+            outputs = (forward if whole else model)(x)  # (n, classes)
+        outputs = outputs.float() if outputs.dtype == torch.bfloat16 else outputs
+        loss = recipe.objective(outputs, y)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            sums += torch.stack([loss.detach() * len(rows), (outputs.argmax(1) == y).sum()]).to(sums)
+    loss, right = (sums / n).tolist()
+    return loss, right
+
+
+def _inputs(images: Images, x: Tensor, precision: str) -> Tensor:
+    x = images.normalize(x)
+    return x.double() if precision == "float64" else x
+
+
+def _forward(model: nn.Module, compiled: bool) -> Any:
+    """The model's forward pass, compiled if asked and possible."""
+    if not compiled:
+        return model
+    fast = torch.compile(model, dynamic=False)
+    works: list[bool] = []
+
+    def forward(x: Tensor) -> Tensor:
+        if not works:
+            try:
+                outputs = fast(x)
+                works.append(True)
+                return outputs
+            except (
+                Exception
+            ) as error:  # whatever the compiler stumbles over: the plain pass is right, only slower
+                reason = " ".join(str(error).split())[:200]
+                warnings.warn(f"torch.compile failed ({reason}), training goes on without it.", stacklevel=2)
+                works.append(False)
+        return fast(x) if works[0] else model(x)
+
+    return forward
+
+
+def _checked_precision(precision: str | None, device: torch.device) -> str:
+    precision = best_precision(device) if precision is None else precision
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}.")
+    return precision
+
+
+# ---- checkpoints ----
+
+
+def _key(model: nn.Module, images: Images, recipe: Recipe, seed: int, precision: str) -> str:
+    """A digest of all that a run's result depends on: w0, u, α, data, recipe, seed, precision, and lazylib's code."""
+    start = [(name, w) for name, w in sorted(model.state_dict().items())]
+    data = [images.name, images.x, images.y, images.x_test, images.y_test, images.mean, images.std]
+    how = [getattr(model, name, None) for name in ("alpha", "two_passes")]
+    return digest(source_digest(), identity([start, how, data, astuple(recipe), seed, precision], {})).hex()
+
+
+def _save(path: Path, key: str, parameters: list, optimizer, history: list[Epoch]) -> None:
+    """Write the checkpoint whole or not at all."""
+    momentum = [optimizer.state[w].get("momentum_buffer") for w in parameters]
+    content = {
+        "key": key,
+        "parameters": [w.detach().cpu() for w in parameters],
+        "momentum": [None if m is None else m.cpu() for m in momentum],
+        "history": [list(e) for e in history],
+    }
+    write(path, lambda file: torch.save(content, file))
+
+
+def _load(path: Path, key: str, parameters: list, optimizer) -> list[Epoch]:
+    """Put parameters and momentum back; returns the epochs so far, none if there is no checkpoint."""
+    if not path.exists():
+        return []
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        found, history = content["key"], [Epoch(*entry) for entry in content["history"]]
+        saved = list(zip(parameters, content["parameters"], content["momentum"], strict=True))
+    except Exception as error:  # of many kinds, by where the file is cut
+        warnings.warn(
+            f"the checkpoint {path} is damaged ({type(error).__name__}), the run starts anew.", stacklevel=3
+        )
+        return []
+    if found != key:
+        raise ValueError(
+            f"the checkpoint {path} belongs to a run with other weights, data, settings or code: "
+            "remove it, or name another file."
+        )
+    with torch.no_grad():
+        for w, value, momentum in saved:
+            w.copy_(value)
+            if momentum is not None:
+                optimizer.state[w]["momentum_buffer"] = torch.empty_like(w).copy_(momentum)
+    return history

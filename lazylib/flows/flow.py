@@ -1,0 +1,118 @@
+"""Gradient flow ẇ = −∇F(w) by a stabilized explicit Runge–Kutta method, over a batch of runs.
+
+A gradient flow is a stiff equation with a real spectrum.  Gradient descent crawls along it, its step bounded by
+stability (step·λmax < 2) and not by accuracy.  The Runge–Kutta–Chebyshev method (``lazylib.flows.rkc``) covers a step of
+0.65 s²/λmax with s gradients.  ``lazylib.flows.batch`` takes the steps of a batch of any nets on any device,
+``lazylib.flows.one_run`` those of two-layer ReLU nets on a CPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..nets.deep import denormals_flushed
+from ..objectives._deep_hinge import DeepHinge
+from ..objectives.square import FusedSquareLoss
+from ..runs._memory import require_memory
+from .batch import Flow, Integrator
+
+BLOCK_BYTES = 64 << 20  # on a CPU, what a block of runs works on should stay near the cores
+
+
+def gradient_flow(
+    objective,
+    T,
+    *,
+    times=None,
+    observe: Callable[[Tensor, np.ndarray], dict[str, Tensor]] | None = None,
+    rtol: float = 0.05,
+    max_evals: int = 100_000,
+) -> Flow:
+    """Integrate u̇ = −∇F(w0 + u) from u = 0 to flow time T, for every run of ``objective``.
+
+    The error of one step may be, in the outputs, rtol times the root mean square of the residual or, where that is
+    larger, of the targets; and in the displacement u = w − w0, rtol·‖u‖, or less where u is not small: an error of
+    the features stays for good, so the tolerance is divided by 30 ‖u‖/‖w‖ where that exceeds 1.
+    The default leaves the test loss at the end within a few per mille of a converged flow in and near the lazy
+    regime, and within a few per cent deep in the feature-learning one (measured by ``make bench``).
+
+    Args:
+        objective: see ``lazylib.objectives``.
+        T: flow time > 0, one number or one a run.  (k steps of gradient descent of size η last T = kη.)
+        times: observation times, (K,) or (B, K), each in [0, T]; states there are interpolated (cubic Hermite).
+        observe: function (u (k, P), runs (k,)) → dict of name → (k, …) tensors, the measures at those times;
+            ``runs`` says to which runs of the batch the rows of u belong, in no particular order.
+        rtol: see above, in [1e-12, 0.5].
+        max_evals: a run that needs more gradients than this is "stalled".
+
+    Raises: ValueError for T, times or rtol out of range; MemoryError if the batch does not fit.
+    """
+    T = _horizons(T, objective.runs)
+    times = _observation_times(times, T)
+    if not 1e-12 <= rtol <= 0.5:
+        raise ValueError(f"rtol must lie between 1e-12 and 0.5, got {rtol}.")
+    if times.shape[1] and observe is None:
+        raise ValueError("times were given but no function to observe at them; pass observe=….")
+    if not (isinstance(max_evals, int) and max_evals >= 1):
+        raise ValueError(f"max_evals must be a whole number ≥ 1, got {max_evals!r}.")
+    device, block = objective.w0.device, objective.runs
+    if device.type == "cpu":
+        block = max(1, min(block, BLOCK_BYTES // objective.bytes_per_run))
+    needed = block * (objective.bytes_per_run + 8 * objective.size * objective.w0.element_size())
+    require_memory(needed, f"a batch of {block} runs", device)
+    parts = []
+    for start in range(0, objective.runs, block):
+        runs = np.arange(start, min(start + block, objective.runs))
+        part = objective if block == objective.runs else objective.select(torch.as_tensor(runs, device=device))
+        arguments = part, runs, T[runs], times[runs], observe, rtol, max_evals
+        if device.type == "cpu" and isinstance(objective, FusedSquareLoss):
+            from .one_run import integrate  # loads a compiler
+
+            parts.append(integrate(*arguments))
+            continue
+        with denormals_flushed() if isinstance(objective, DeepHinge) else contextlib.nullcontext():
+            parts.append(Integrator(*arguments).run())
+    return _join(parts)
+
+
+def _horizons(T, runs: int) -> np.ndarray:
+    T = np.asarray(T.cpu() if isinstance(T, Tensor) else T, dtype=float)
+    if T.shape not in ((), (runs,)):
+        raise ValueError(f"T must be one number or {runs} of them, one a run, got shape {T.shape}.")
+    if not (np.isfinite(T).all() and (T > 0).all()):
+        raise ValueError(f"T must be finite and > 0, got {T.tolist()}.")
+    return np.broadcast_to(T, (runs,)).copy()
+
+
+def _observation_times(times, T: np.ndarray) -> np.ndarray:
+    if times is None:
+        return np.empty((len(T), 0))
+    times = np.asarray(times, dtype=float)
+    if times.ndim not in (1, 2) or times.shape[-1] == 0 or (times.ndim == 2 and len(times) != len(T)):
+        raise ValueError(f"times must be (K,) or ({len(T)}, K) with K ≥ 1, got shape {times.shape}.")
+    times = np.broadcast_to(times, (len(T), times.shape[-1]))
+    if not ((times >= 0) & (times <= T[:, None] * (1 + 1e-12))).all() or (np.diff(times, axis=1) < 0).any():
+        raise ValueError("times must be sorted and lie in [0, T] of their run.")
+    return times
+
+
+def _join(parts: list[Flow]) -> Flow:
+    def glue(values: list):
+        return (torch.cat if isinstance(values[0], Tensor) else np.concatenate)(values)
+
+    names = [name for name in vars(parts[0]) if name != "observed"]
+    flow = Flow(**{name: glue([getattr(p, name) for p in parts]) for name in names})
+    start = 0
+    for part in parts:
+        stop = start + len(part.status)
+        for name, value in part.observed.items():
+            if name not in flow.observed:
+                flow.observed[name] = np.full((len(flow.status), *value.shape[1:]), np.nan)
+            flow.observed[name][start:stop] = value
+        start = stop
+    return flow

@@ -1,0 +1,95 @@
+"""A classifier with fixed features: random patches of the images as filters, and ridge regression on top."""
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor
+
+from ..problems.images import Images
+from ..runs.rng import generator
+
+_BATCH = 250  # images whose responses are held at a time
+
+
+class RandomPatches:
+    """Features of images by convolution with whitened random patches (Coates, Ng 2012; Recht et al. 2018).
+
+    `count` patches of `size`×`size` pixels are drawn at random places of random training images, freed of
+    their mean and contrast and whitened, f. A patch p of an image, treated likewise, responds with
+    relu(f·p − b) and relu(−f·p − b); the responses are averaged over the four quarters of the image. Nothing
+    is trained.
+
+    Raises ValueError for fewer than one patch, patches larger than the images, a negative bias b.
+    """
+
+    def __init__(self, images: Images, count: int, *, size: int = 6, bias: float = 1.0, seed: int = 0):
+        n, channels, height, width = images.x.shape
+        if not (isinstance(count, int) and count >= 1):
+            raise ValueError(f"count must be a whole number of patches ≥ 1, not {count!r}.")
+        if not 1 <= size <= min(height, width):
+            raise ValueError(
+                f"size must be from 1 to the {min(height, width)} pixels of an image, not {size}."
+            )
+        if not bias >= 0:
+            raise ValueError(f"bias must be 0 or positive, not {bias}.")
+        self.images, self.size, self.bias = images, size, bias
+        rng, device = generator(seed, "patches"), images.x.device
+        drawn = max(count, 10_000)  # the whitening is estimated on these
+        which = torch.randint(n, (drawn,), generator=rng).to(device)
+        rows, columns = (
+            torch.randint(side - size + 1, (drawn,), generator=rng).to(device) for side in (height, width)
+        )
+        span = torch.arange(size, device=device)
+        patches = images.x[
+            which[:, None, None], :, (rows[:, None] + span)[:, :, None], (columns[:, None] + span)[:, None, :]
+        ]
+        patches = (
+            patches.permute(0, 3, 1, 2).reshape(drawn, -1).float() / 255
+        )  # (drawn, d), d = channels·size²
+        patches = _contrast(patches)
+        self.mean = patches.mean(0)
+        values, vectors = torch.linalg.eigh((patches - self.mean).T @ (patches - self.mean) / drawn)
+        whiten = (
+            vectors * (values.clamp(min=0) + 0.1 * values.mean()).rsqrt() @ vectors.T
+        )  # (d, d), symmetric
+        filters = (patches[:count] - self.mean) @ whiten
+        filters = filters / filters.norm(dim=1, keepdim=True).clamp(min=1e-8)  # (count, d)
+        self.filters = filters @ whiten  # they act on patches that are not whitened yet
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Features (n, 8·count) of images x (n, channels, height, width) in bytes."""
+        return torch.cat([self._some(part) for part in x.split(_BATCH)])
+
+    def _some(self, x: Tensor) -> Tensor:
+        places = [side - self.size + 1 for side in x.shape[2:]]
+        patches = nnf.unfold(x.float() / 255, self.size).transpose(1, 2)  # (n, places, d)
+        responses = (_contrast(patches) - self.mean) @ self.filters.T  # (n, places, count)
+        responses = responses.transpose(1, 2).unflatten(2, places)  # (n, count, h, w)
+        both = torch.cat([(responses - self.bias).relu(), (-responses - self.bias).relu()], 1)
+        return nnf.adaptive_avg_pool2d(both, 2).flatten(1)
+
+
+def ridge(features: Tensor, y: Tensor, classes: int, penalty: float) -> tuple[Tensor, Tensor]:
+    """Least squares of one-hot classes on standardized features, with penalty·n·‖weights‖² added.
+
+    features: (n, p), y: (n,) class numbers. Returns (weights, constant): the scores of features f are
+    f @ weights + constant, (classes,). By the smaller of the p×p and the n×n system, in float64.
+    """
+    if not penalty > 0:
+        raise ValueError(f"penalty must be positive, not {penalty}.")
+    f = features.double()
+    mean, std = f.mean(0), f.std(0).clamp(min=1e-8)
+    f, targets = (f - mean) / std, nnf.one_hot(y, classes).double()
+    centre, n = targets.mean(0), len(f)
+    targets = targets - centre
+    if n < f.shape[1]:
+        weights = f.T @ torch.linalg.solve(f @ f.T + penalty * n * torch.eye(n).to(f), targets)
+    else:
+        weights = torch.linalg.solve(f.T @ f + penalty * n * torch.eye(f.shape[1]).to(f), f.T @ targets)
+    weights = weights / std[:, None]
+    return weights, centre - mean @ weights
+
+
+def _contrast(patches: Tensor) -> Tensor:
+    """Each patch (…, d) with mean 0 and standard deviation about 1; flat ones stay near 0."""
+    patches = patches - patches.mean(-1, keepdim=True)
+    return patches / (patches.var(-1, keepdim=True) + 10 / 255**2).sqrt()

@@ -1,0 +1,17 @@
+from ._base import ACTIVATIONS as ACTIVATIONS
+from ._base import Net as Net
+from .convnets import MODELS as MODELS
+from .convnets import convnet as convnet
+from .deep import Deep as Deep
+from .deep import FullyConnected as FullyConnected
+from .deep import gain as gain
+from .displacement import Scaled as Scaled
+from .displacement import plain_outputs as plain_outputs
+from .displacement import tangent_outputs as tangent_outputs
+from .transforms import Transform as Transform
+from .transforms import centred as centred
+from .transforms import from_module as from_module
+from .transforms import scaled as scaled
+from .transforms import symmetrized as symmetrized
+from .transforms import tangent as tangent
+from .two_layer import TwoLayer as TwoLayer

@@ -1,0 +1,5 @@
+"""Losses of a batch of runs as functions of the displacement u = w − w0."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,11 @@
+from ._deep_hinge import on_span as on_span
+from ._objective import Objective as Objective
+from ._soft_hinge import SoftHinge as SoftHinge
+from .hinge import FrozenKernel as FrozenKernel
+from .hinge import frozen_kernel as frozen_kernel
+from .hinge import soft_hinge as soft_hinge
+from .population import PopulationLoss as PopulationLoss
+from .population import arccos_kernel as arccos_kernel
+from .population import population_loss as population_loss
+from .square import SquareLoss as SquareLoss
+from .square import square_loss as square_loss

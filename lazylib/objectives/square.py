@@ -1,0 +1,191 @@
+"""Objectives F(w) for gradient flows and descents, as functions of the displacement u = w − w0.
+
+In the lazy regime u is 10⁻⁴ of w0 and less: a state of w itself would lose it to rounding.  Every objective
+therefore works on u, and the fused two-layer one evaluates h(w0 + u) − h(w0) with no subtraction of
+nearly equal numbers, which keeps float32 meaningful at any init scale.
+
+An objective holds a batch of B runs and offers
+
+- gradient(u) → (∇F (B, P), outputs h (B, n)), and loss(outputs) → F (B,);
+- moved(rows, v) → rms over x of Dh(w0+u) v (k,), for k rows of the batch and v (k, P), at the u of the latest
+  gradient (None: not offered);
+- scale(rows, outputs) → the size by which an error of those outputs (k, n) is judged, (k,);
+- select(rows) → the objective of a sub-batch;
+- bytes_per_run: memory that one gradient takes for a run.
+
+What else a flow asks has a default, given by ``Objective``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..nets.two_layer import TwoLayer
+from ._objective import Objective
+
+
+def square_loss(net, w0: Tensor, x: Tensor, y: Tensor) -> SquareLoss:
+    """F(w) = ½ mean_i (h(w, x_i) − y_i)² for a batch of runs.
+
+    Training αh with the loss divided by α² (COB eq. 2) is training h on the target y/α: pass that as y.
+
+    Args:
+        net: any net of ``lazylib.nets``; the two-layer ReLU net takes a fused, hand-derived gradient.
+        w0: initial parameters (B, P).
+        x: inputs (n, d), shared, or (B, n, d).
+        y: targets (n,) or (B, n).
+
+    Raises: ValueError if shapes do not fit or a value is not finite.
+    """
+    if w0.dim() != 2:
+        raise ValueError(f"w0 must be (runs, parameters), got shape {tuple(w0.shape)}.")
+    runs, n = w0.shape[0], x.shape[-2]
+    if x.dim() not in (2, 3) or (x.dim() == 3 and x.shape[0] != runs):
+        raise ValueError(f"x must be (n, d) or ({runs}, n, d), got {tuple(x.shape)}.")
+    if y.shape not in ((n,), (runs, n)):
+        raise ValueError(f"y must be ({n},) or ({runs}, {n}), got {tuple(y.shape)}.")
+    for name, value in dict(w0=w0, x=x, y=y).items():
+        if not bool(torch.isfinite(value).all()):
+            raise ValueError(f"{name} must be finite, got NaN or infinite entries.")
+    fused = isinstance(net, TwoLayer) and net.activation == "relu"
+    return (FusedSquareLoss if fused else SquareLoss)(net, w0, x, y.expand(runs, n))
+
+
+class SquareLoss(Objective):
+    """½ mean (h − y)² of any net, its gradient by reverse and its differential by forward mode."""
+
+    def __init__(self, net, w0: Tensor, x: Tensor, y: Tensor):
+        self.net, self.w0, self.x, self.y = net, w0, x, y
+        self.runs, self.size = w0.shape
+        self.latest = None  # u of the latest gradient
+
+    @property
+    def bytes_per_run(self) -> int:
+        return 8 * self.w0.element_size() * (self.y.shape[1] * getattr(self.net, "m", 100) + self.size)
+
+    def outputs(self, u: Tensor, x: Tensor | None = None) -> Tensor:
+        """h(w0 + u, x) on the training inputs or on others, (B, n)."""
+        return self.net(self.w0 + u, self.x if x is None else x)
+
+    def gradient(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        self.latest = u
+        out, vjp = torch.func.vjp(self.outputs, u)
+        return vjp((out - self.y) / self.y.shape[1])[0], out
+
+    def loss(self, out: Tensor) -> Tensor:
+        return 0.5 * (out - self.y).square().mean(-1)
+
+    def jvp(self, u: Tensor, v: Tensor) -> Tensor:
+        """Dh(w0 + u) v, (B, n)."""
+        return torch.func.jvp(self.outputs, (u,), (v,))[1]
+
+    def scale(self, rows: Tensor, out: Tensor) -> Tensor:
+        y = self.y[rows]
+        return torch.maximum((out - y).square().mean(1), y.square().mean(1)).sqrt()
+
+    def moved(self, rows: Tensor, v: Tensor) -> Tensor:
+        return self.select(rows).jvp(self.latest[rows], v).square().mean(-1).sqrt()
+
+    def select(self, rows) -> SquareLoss:
+        x = self.x if self.x.dim() == 2 else self.x[rows]
+        return type(self)(self.net, self.w0[rows], x, self.y[rows])
+
+
+class FusedSquareLoss(SquareLoss):
+    """½ mean (h − y)² of the two-layer ReLU net with a hand-derived gradient in the displacement u.
+
+    With p0 = b0·x and p = p0 + u_b·x, the change Δ = relu(p) − relu(p0) equals
+    max(u_b·x + min(p0, 0), −relu(p0)): no cancellation.  Then h − h(w0) = Σ a Δ + u_a relu(p0),
+    ∂h/∂a = relu(p), ∂h/∂b = a 1[p > 0] x.
+    """
+
+    def __init__(self, net: TwoLayer, w0: Tensor, x: Tensor, y: Tensor):
+        super().__init__(net, w0, x, y)
+        self.base = self._base(x)
+        self._workspace()
+
+    def _workspace(self) -> None:
+        """relu(p) and r·1[p > 0], both (B, m, n): overwritten by every gradient."""
+        self.a0 = self.net.split(self.w0)[0]  # (B, m)
+        self.xt = self.x.mT.contiguous()  # (…, d, n)
+        self.relu, self.gated = torch.empty_like(self.base[0]), torch.empty_like(self.base[0])
+
+    @property
+    def bytes_per_run(self) -> int:
+        n, d = self.x.shape[-2:]
+        return self.w0.element_size() * (4 * n * self.net.m + 2 * n * d + 8 * self.size)
+
+    def _base(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """min(p0, 0) and −relu(p0), both (B, m, n), and h(w0) (B, n), in double precision until rounded."""
+        xt = x.double().mT
+        negative, floor, outputs = [], [], []
+        for row, w in enumerate(self.w0.double()):  # one run at a time: double needs twice the memory
+            a, b = self.net.split(w)
+            p0 = b @ (xt if x.dim() == 2 else xt[row])  # (m, n)
+            outputs.append((self.net.scale * (a @ p0.relu())).to(x.dtype))
+            negative.append(p0.clamp(max=0).to(x.dtype))
+            floor.append(-p0.relu().to(x.dtype))
+        return torch.stack(negative), torch.stack(floor), torch.stack(outputs)
+
+    def _forward(self, u: Tensor, xt: Tensor, base, out: Tensor) -> Tensor:
+        """h(w0 + u) (B, n); leaves relu(p) in ``out`` (B, m, n)."""
+        negative, floor, h0 = base
+        ua, ub = self.net.split(u)
+        if xt.dim() == 3:
+            torch.baddbmm(negative, ub, xt, out=out)
+        else:  # one matrix product for all runs
+            n = xt.shape[-1]
+            torch.addmm(negative.view(-1, n), ub.reshape(-1, len(xt)), xt, out=out.view(-1, n))
+        torch.maximum(out, floor, out=out)  # Δ
+        change = torch.bmm((self.a0 + ua).unsqueeze(1), out) - torch.bmm(ua.unsqueeze(1), floor)  # (B, 1, n)
+        out -= floor
+        return h0 + self.net.scale * change.squeeze(1)
+
+    def outputs(self, u: Tensor, x: Tensor | None = None) -> Tensor:
+        if x is None or x is self.x:
+            return self._forward(u, self.xt, self.base, torch.empty_like(self.relu))
+        base = self._base(x)
+        return self._forward(u, x.mT.contiguous(), base, torch.empty_like(base[0]))
+
+    def gradient(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        self.latest = u
+        out = self._forward(u, self.xt, self.base, self.relu)
+        r = (out - self.y) * (self.net.scale / self.y.shape[1])  # (B, n)
+        grad = torch.empty_like(u)
+        ga, gb = self.net.split(grad)
+        torch.bmm(self.relu, r.unsqueeze(2), out=ga.unsqueeze(2))
+        # r where p > 0, else 0
+        torch.ops.aten.threshold_backward.grad_input(
+            r.unsqueeze(1).expand_as(self.relu), self.relu, 0, grad_input=self.gated
+        )
+        if self.x.dim() == 3:
+            torch.bmm(self.gated, self.x, out=gb)
+        else:
+            gb.copy_((self.gated.view(-1, self.gated.shape[-1]) @ self.x).view_as(gb))
+        gb *= (self.a0 + u[:, : self.net.m]).unsqueeze(2)
+        return grad, out
+
+    def _along(self, row: int, u: Tensor, v: Tensor, relu: Tensor) -> Tensor:
+        """Dh(w0 + u) v of one run, (n,), from its relu(p) (m, n)."""
+        va, vb = self.net.split(v)
+        xt = self.xt if self.xt.dim() == 2 else self.xt[row]
+        hidden = torch.ops.aten.threshold_backward(vb @ xt, relu, 0)  # (m, n)
+        return self.net.scale * (va @ relu + (self.a0[row] + u[: self.net.m]) @ hidden)
+
+    def moved(self, rows: Tensor, v: Tensor) -> Tensor:
+        parts = [self._along(r, self.latest[r], v[k], self.relu[r]) for k, r in enumerate(rows.tolist())]
+        return torch.stack(parts).square().mean(-1).sqrt()
+
+    def jvp(self, u: Tensor, v: Tensor) -> Tensor:
+        relu = torch.empty_like(self.relu)
+        self._forward(u, self.xt, self.base, relu)
+        return torch.stack([self._along(r, u[r], v[r], relu[r]) for r in range(self.runs)])
+
+    def select(self, rows) -> FusedSquareLoss:
+        part = object.__new__(type(self))
+        x = self.x if self.x.dim() == 2 else self.x[rows]
+        SquareLoss.__init__(part, self.net, self.w0[rows], x, self.y[rows])
+        part.base = tuple(piece[rows] for piece in self.base)
+        part._workspace()
+        return part

@@ -1,0 +1,11 @@
+from .classes import DATA as DATA
+from .classes import Classes as Classes
+from .classes import parity as parity
+from .images import DataMissing as DataMissing
+from .images import Images as Images
+from .images import augment as augment
+from .images import cifar10_or_sample as cifar10_or_sample
+from .images import random_images as random_images
+from .teacher import Problem as Problem
+from .teacher import sphere as sphere
+from .teacher import teacher_student as teacher_student

@@ -1,0 +1,78 @@
+"""Problems: inputs, targets and the teacher that made them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..nets.two_layer import TwoLayer
+from ..runs.rng import generator
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A regression problem, or a batch of them with one row a run.
+
+    x, x_test: (n, d) or (B, n, d); y, y_test: (n,) or (B, n).
+    teacher: parameters (P0,) or (B, P0) of ``teacher_net``.
+    """
+
+    x: Tensor
+    y: Tensor
+    x_test: Tensor
+    y_test: Tensor
+    teacher: Tensor
+    teacher_net: TwoLayer
+
+    def rows(self, index) -> Problem:
+        """The sub-batch at ``index`` (a run may be repeated)."""
+        parts = (self.x, self.y, self.x_test, self.y_test, self.teacher)
+        return Problem(*(part[index] for part in parts), self.teacher_net)
+
+
+def sphere(n: int, d: int, rng: torch.Generator) -> Tensor:
+    """n points uniform on the unit sphere of R^d, float64, (n, d)."""
+    return torch.nn.functional.normalize(torch.randn(n, d, generator=rng, dtype=torch.float64), dim=-1)
+
+
+def teacher_student(
+    seeds: int | Sequence[int],
+    *,
+    d: int = 100,
+    n: int = 1000,
+    m0: int = 3,
+    n_test: int = 1000,
+    scale: float = 1.0,
+    dtype=torch.float32,
+    device=None,
+) -> Problem:
+    """Inputs uniform on the unit sphere, targets of a random two-layer ReLU teacher (COB fig. 1–2).
+
+    The teacher is scale · Σ_{i≤m0} a_i relu(b_i·x) with ‖b_i‖ = 1 and a_i = ±1.  A whole-number seed gives one
+    problem; a sequence gives a batch, a row for each seed, each with its own teacher and inputs.
+
+    Raises: ValueError for sizes below 1, MemoryError if the batch cannot be held.
+    """
+    for name, value in dict(d=d, n=n, m0=m0, n_test=n_test).items():
+        if not (isinstance(value, int) and value >= 1):
+            raise ValueError(f"{name} must be a whole number ≥ 1, got {value!r}.")
+    net = TwoLayer(d, m0, scale=scale)
+
+    def one(seed: int) -> tuple[Tensor, ...]:
+        rng = generator(seed, "teacher")
+        signs = 2.0 * torch.randint(0, 2, (m0,), generator=rng) - 1.0
+        teacher = torch.cat([signs.double(), sphere(m0, d, rng).reshape(-1)])  # (P0,)
+        rng = generator(seed, "data")
+        x, x_test = sphere(n, d, rng), sphere(n_test, d, rng)
+        return x, net(teacher, x), x_test, net(teacher, x_test), teacher
+
+    if isinstance(seeds, int):
+        parts = one(seeds)
+    else:
+        if not len(seeds):
+            raise ValueError("seeds must not be empty.")
+        parts = [torch.stack(part) for part in zip(*map(one, seeds), strict=True)]
+    return Problem(*(part.to(dtype=dtype, device=device) for part in parts), net)

@@ -1,0 +1,122 @@
+"""What made a result: a digest of code and data by their content, the same in every process.
+
+The key of a stored cell (`lazylib.runs.sweep`) is made here. Functions and classes of the reader count by their bytecode
+and by the globals they use, all else by its data; installed packages by name, lazylib by its files as a whole.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import dis
+import functools
+import sys
+import types
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .files import digest
+
+_SCALARS = (type(None), bool, int, float, complex, str, bytes, type(...), type(NotImplemented))
+_CODE = ("co_code", "co_consts", "co_names", "co_varnames", "co_freevars", "co_cellvars", "co_flags",
+         "co_argcount", "co_posonlyargcount", "co_kwonlyargcount", "co_exceptiontable")  # no file, no line
+
+
+def identity(value: Any, seen: dict, name: str = "run") -> bytes:
+    """Digest of a value by its content, the same in every process: no address, file name or line number."""
+    kind = type(value)
+    head = f"{kind.__module__}.{kind.__qualname__}".encode()
+    if kind in _SCALARS:
+        return digest(head, value if kind is bytes else repr(value).encode())
+    if id(value) not in seen:
+        seen[id(value)] = (b"being visited, %d" % len(seen), value)  # ends cycles; held, its id stays unique
+        parts = []
+        for part in _content(value, name):
+            name = part if type(part) is str else name  # in a pair (name, value), for the error message
+            parts.append(identity(part, seen, name))
+        seen[id(value)] = (digest(head, *parts), value)
+    return seen[id(value)][0]
+
+
+def _content(value: Any, name: str) -> Sequence:
+    """What a value consists of: functions and classes of the reader by their code, all else by its data."""
+    if type(value) in (list, tuple):
+        return value
+    if type(value) in (dict, types.MappingProxyType):
+        return list(value.items())
+    if type(value) in (set, frozenset):
+        return sorted(identity(entry, {}, name) for entry in value)
+    if isinstance(value, (np.ndarray, np.generic)):
+        return [repr(value.dtype), value.shape, value.tolist() if value.dtype.hasobject else value.tobytes()]
+    if isinstance(value, torch.Tensor):
+        flat = value.detach().cpu().reshape(-1).view(torch.uint8)  # bytes: numpy has no bfloat16
+        return [str(value.dtype), tuple(value.shape), value.device.type, flat.numpy().tobytes()]
+    if isinstance(value, types.ModuleType):
+        return [value.__name__]
+    if isinstance(value, types.CodeType):
+        return [getattr(value, attribute) for attribute in _CODE]
+    if isinstance(value, types.FunctionType):
+        closure = [cell.cell_contents for cell in value.__closure__ or ()]
+        data = [value.__defaults__, value.__kwdefaults__, closure]
+        if not _elsewhere(value.__module__):
+            return [value.__code__, *data, sorted(_globals_used(value).items())]
+        # A function made by a call, say a transform of a net, carries data of ours.
+        return [value.__module__, value.__qualname__, *(data if "<locals>" in value.__qualname__ else ())]
+    if isinstance(value, type) and _elsewhere(value.__module__):
+        return [value.__module__, value.__qualname__]
+    if isinstance(value, type):
+        members = [(key, member) for key, member in sorted(vars(value).items()) if key != "_abc_impl"
+                   and (isinstance(member, types.FunctionType) or not key.startswith("__"))]
+        return [value.__qualname__, value.__bases__, members]
+    if isinstance(value, property):
+        return [value.fget, value.fset, value.fdel]
+    if isinstance(value, functools.cached_property):
+        return [value.func]
+    if hasattr(value, "__wrapped__"):  # lru_cache, staticmethod, classmethod
+        return [value.__wrapped__]
+    try:  # any other object by what pickle would write of it
+        registered = copyreg.dispatch_table.get(type(value))
+        reduced = registered(value) if registered else value.__reduce_ex__(2)
+    except Exception:
+        raise TypeError("what run uses must have a value by which to know stored cells again, but "
+                        f"{name!r} is a {type(value).__name__}: make it inside run, or sweep without store"
+                        ) from None
+    if isinstance(reduced, str):
+        return [getattr(value, "__module__", None), reduced]
+    return [list(part) if isinstance(part, Iterator) else part for part in reduced]
+
+
+def _globals_used(function: types.FunctionType) -> dict[str, Any]:
+    """Globals that a function and those defined in it load; of namespaces and modules, only attributes."""
+    used, codes = {}, [function.__code__]
+    for code in codes:  # grows while we read it
+        codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+        steps = list(dis.get_instructions(code))
+        for step, then in zip(steps, steps[1:]):
+            name = step.argval
+            loads = "GLOBAL" in step.opname or step.opname == "LOAD_NAME"
+            if not loads or name not in function.__globals__:
+                continue
+            value = function.__globals__[name]
+            own = isinstance(value, types.ModuleType) and not _elsewhere(value.__name__)
+            attribute = then.opname in ("LOAD_ATTR", "LOAD_METHOD") and hasattr(value, then.argval)
+            if attribute and (own or type(value) is types.SimpleNamespace):
+                used[f"{name}.{then.argval}"] = getattr(value, then.argval)
+            else:
+                used[name] = value
+    return used
+
+
+def _elsewhere(module: str | None) -> bool:
+    """Is this a module of Python, of an installed package, or of lazylib (whose files count as a whole)?"""
+    package = (module or "builtins").partition(".")[0]
+    if package == "__main__":  # wherever its file lies, as that of pytest does among the installed packages
+        return False
+    if package == __name__.partition(".")[0] or package in sys.stdlib_module_names:
+        return True
+    found = sys.modules.get(package)
+    places = [getattr(found, "__file__", None) or "", *getattr(found, "__path__", ())]
+    return any({"site-packages", "dist-packages"} & set(Path(place).parts) for place in places)

@@ -1,0 +1,317 @@
+"""Grids of runs: each cell is computed once, kept on disk, and combined into one labelled dataset.
+
+A *cell* is one call of `run` at one point of the grid. Its file is named `<key>-<checksum>.nc`: the key says
+which code and parameters made it, the checksum (BLAKE2b of the file's bytes) whether it is whole. Nothing
+read here can run code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import io
+import itertools
+import math
+import os
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import torch
+import xarray as xr
+from tqdm.auto import tqdm
+
+from .cell_key import identity
+from .files import digest, source_digest, write
+
+Point = dict[str, Any]
+_LOADED = source_digest()  # lazylib as it was loaded: a session may outlive an edit, with or without reloading
+_DAY = 86400.0  # seconds
+_BEGUN = time.monotonic()
+
+
+class Paused(Exception):
+    """Time is up; what was reached is on disk, and the same command goes on from there."""
+
+
+def time_left() -> float:
+    """Seconds until this process should pause: LAZYLIB_MINUTES after it loaded lazylib; infinite if that is not set."""
+    return 60 * float(os.environ.get("LAZYLIB_MINUTES") or math.inf) - (time.monotonic() - _BEGUN)
+
+
+def sweep(
+    run: Callable[..., Any],
+    grid: Mapping[str, Sequence],
+    fixed: Mapping[str, Any] | None = None,
+    store: str | os.PathLike | None = None,
+    n_jobs: int | None = None,
+) -> xr.Dataset:
+    """Evaluate `run(**point, **fixed)` at every point of a grid.
+
+    Args:
+        run: returns a dict of name → number, string, array, tensor or `xr.DataArray`, or an `xr.Dataset`; the
+            same names, dimensions and shapes at every point. Dimensions of an unlabelled array are called
+            `<name>_0`, `<name>_1`, … What it returns is kept as it is, NaN and infinity included. Seeds are its
+            own business.
+        grid: dimension → values, one or more distinct numbers, strings or booleans; `run` gets Python scalars.
+        fixed: further arguments, the same at every point.
+        store: folder of finished cells. Each is on disk, atomically, before its process starts another, so a
+            sweep that is killed resumes where it was; a damaged cell is computed again. A cell is used again only
+            if nothing differs in: the point, `fixed`, the bytecode of `run` and of the functions and classes that
+            it uses, the values of the globals that these use (of a module or a `SimpleNamespace`, the attributes
+            used), and the source of lazylib. Installed packages count by name only, whatever their version.
+            Nothing is ever deleted but damaged cells.
+        n_jobs: processes (-1: one a core). Default: the environment variable LAZYLIB_JOBS, else 1, which is this
+            process. Each of several processes computes with one thread. With LAZYLIB_SCHEDULER=tcp://host:port
+            the cells go to that Dask scheduler's workers instead, with their own number of threads, and this
+            process writes them.
+
+    Returns a Dataset whose variables have the dimensions of the grid, in its order, then their own. Attributes
+    are those of the first cell; a coordinate of a dimension must be the same in all cells.
+
+    Raises:
+        ValueError, TypeError: bad grid or arguments, before anything runs; cells that do not fit together.
+        RuntimeError: `run` failed at some point; names the first, after all other cells are finished. Or it cannot be
+            copied to other processes.
+        Paused: the time that LAZYLIB_MINUTES gives is over; no cell of a store begins after it.
+    """
+    grid, fixed = _checked_grid(grid), dict(fixed or {})
+    points = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
+    _check_arguments(run, points[0], fixed)
+    n_jobs, scheduler = _checked_jobs(n_jobs), os.environ.get("LAZYLIB_SCHEDULER")
+
+    cells: list[xr.Dataset | None] = [None] * len(points)
+    keys, folder = [""] * len(points), None
+    if store is not None:
+        folder = _open_store(store)
+        code = identity(["lazylib", _LOADED, source_digest(), "fixed", sorted(fixed.items()), "run", run], {})
+        keys = [digest(code, identity(sorted(point.items()), {})).hex() for point in points]
+        files = {path.name.partition("-")[0]: path for path in folder.glob("*-*.nc")}
+        cells = [_read(files[key], point) if key in files else None for key, point in zip(keys, points)]
+
+    todo = [i for i, cell in enumerate(cells) if cell is None]
+    where = "cluster" if scheduler else "process" if n_jobs != 1 else "here"
+    task = functools.partial(_cell, run, fixed, None if scheduler else folder, where, _LOADED)
+    failures: dict[int, str] = {}
+    title = getattr(run, "__name__", "sweep")
+    progress = tqdm(total=len(points), initial=len(points) - len(todo), desc=title)
+    with progress, _pool(n_jobs, scheduler) as pool:
+        begun = todo if folder is None else itertools.takewhile(lambda _: time_left() > 0, todo)
+        try:
+            for i, cell, failure in pool(joblib.delayed(task)(i, points[i], keys[i]) for i in begun):
+                if failure:
+                    failures[i] = failure
+                elif scheduler and folder:
+                    _write(cell, points[i], folder, keys[i])  # a cluster's workers need not share our disk
+                cells[i] = cell
+                progress.update()
+        except BrokenProcessPool as error:
+            if "un-serialize" not in str(error):
+                raise
+            raise RuntimeError(f"{title} cannot be copied to other processes: what a notebook defines can, except "
+                               "functions with functools.cache; leave the cache out, or set n_jobs to 1.") from error
+    if failures:
+        first = min(failures)
+        others = "the others are stored" if folder else "no store"
+        error = RuntimeError(f"run failed in {len(failures)} of {len(points)} cells ({others}), "
+                             f"first at {_text(points[first])}: {failures[first].splitlines()[-1]}")
+        error.add_note(failures[first])
+        raise error
+    if left := sum(cell is None for cell in cells):
+        raise Paused(f"{left} of {len(points)} cells of {title} are left: run again to go on")
+    return _combine(cells, points, grid)
+
+
+# ---- one cell ----
+
+def _cell(run, fixed, folder, where, loaded, i, point, key) -> tuple[int, xr.Dataset | None, str]:
+    """Compute (and store) one cell; returns its index, and the cell or else the text of what went wrong."""
+    if where != "here" and not source_digest() == _LOADED == loaded:
+        raise RuntimeError("all processes must run the same lazylib, but its files differ from what this one "
+                           "or a worker has loaded: restart Python (and the Dask workers)")
+    if where == "process":
+        torch.set_num_threads(1)
+    try:
+        cell = _conform(run(**point, **fixed), point)
+    except Paused:
+        raise
+    except Exception:  # as text: not every exception survives the way between processes
+        return i, None, traceback.format_exc().strip()
+    if folder is not None:  # outside the try: a full disk stops the sweep, a failed run does not
+        _write(cell, point, folder, key)
+    return i, cell, ""
+
+
+def _conform(result: Any, point: Point) -> xr.Dataset:
+    """The result of a run as a Dataset of numbers, booleans and text in memory."""
+    if isinstance(result, xr.Dataset):
+        cell = result.load()
+    elif isinstance(result, Mapping) and all(isinstance(name, str) for name in result):
+        parts = [xr.Dataset({name: _variable(name, value)}) for name, value in result.items()]
+        cell = xr.merge(parts, join="exact", compat="equals", combine_attrs="override")
+    else:
+        raise TypeError("run must return a dict of names to values or an xarray.Dataset, "
+                        f"not {type(result).__name__}")
+    taken = set(point) & (set(cell.variables) | set(cell.dims))
+    if taken:
+        raise ValueError(f"run must not return the names of the grid's dimensions, got {sorted(taken)}")
+    text = {name: cell[name].astype(str) for name in cell.variables if _is_text(cell[name].values)}
+    cell = cell.assign(text).set_coords(list(cell.coords))
+    for name, variable in cell.variables.items():
+        if variable.dtype.kind not in "biufU":
+            raise TypeError("run must return numbers, booleans or text, "
+                            f"but {name!r} has dtype {variable.dtype}")
+    return cell
+
+
+def _variable(name: str, value: Any) -> xr.DataArray:
+    if isinstance(value, xr.DataArray):
+        return value.load()
+    array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+    return xr.DataArray(array, dims=[f"{name}_{k}" for k in range(array.ndim)])
+
+
+def _is_text(array: np.ndarray) -> bool:
+    return array.dtype.kind in "OT" and all(isinstance(entry, str) for entry in array.flat)
+
+
+def _combine(cells: list[xr.Dataset], points: list[Point], grid: dict[str, list]) -> xr.Dataset:
+    """Stack the cells along the dimensions of the grid. Strict: joining unequal cells would invent NaNs."""
+    def layout(cell):
+        return {name: (v.dims, v.shape, "text" if v.dtype.kind == "U" else "number")
+                for name, v in sorted(cell.variables.items())}
+
+    first = cells[0]
+    shared = [name for name in first.variables if name in first.dims]
+    for point, cell in zip(points, cells):
+        if layout(cell) != layout(first):
+            raise ValueError("run must return the same names, dimensions and shapes at every point, but "
+                             f"{_text(point)} gives {layout(cell)} and "
+                             f"{_text(points[0])} gives {layout(first)}")
+        for name in shared:
+            if not cell.variables[name].equals(first.variables[name]):
+                raise ValueError(f"coordinate {name!r} must be the same at every point, but differs between "
+                                 f"{_text(points[0])} and {_text(point)}; return it as a variable instead")
+    shape = tuple(len(values) for values in grid.values())
+
+    def stacked(name):
+        own = first.variables[name]
+        array = np.stack([cell.variables[name].values for cell in cells])  # (cells, *own)
+        return (*grid, *own.dims), array.reshape(shape + own.shape), own.attrs
+
+    variables = {name: first.variables[name] if name in shared else stacked(name) for name in first.variables}
+    coords = {name: variables.pop(name) for name in list(first.coords)}
+    return xr.Dataset(variables, {**grid, **coords}, first.attrs)
+
+
+# ---- the store ----
+
+def _open_store(store: str | os.PathLike) -> Path:
+    folder = Path(store).absolute()
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"store must be a folder, but {store} is a file")
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob(".*.tmp"):  # of killed sweeps; a younger one may be of one that is running
+        with contextlib.suppress(OSError):
+            if time.time() - leftover.stat().st_mtime > _DAY:
+                leftover.unlink()
+    return folder
+
+
+def _write(cell: xr.Dataset, point: Point, folder: Path, key: str) -> None:
+    """One file, complete or absent, whatever kills us: renamed after the data have reached the disk."""
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=".tmp") as place:
+        cell.assign_coords(point).to_netcdf(place.name, engine="h5netcdf")
+        data = Path(place.name).read_bytes()
+    write(folder / f"{key}-{digest(data).hex()}.nc", lambda file: file.write_bytes(data))
+
+
+def _read(path: Path, point: Point) -> xr.Dataset | None:
+    """The stored cell, or None (and the file is gone) if its bytes are not those that were written."""
+    data = path.read_bytes()
+    if digest(data).hex() != path.stem.partition("-")[2]:
+        warnings.warn(f"the stored cell of {_text(point)} is damaged, it is computed again", stacklevel=3)
+        path.unlink(missing_ok=True)
+        return None
+    # Units like "s" or "days since …" are the reader's text: decoding them would change the numbers to times.
+    cell = xr.load_dataset(io.BytesIO(data), engine="h5netcdf", decode_times=False)
+    return _conform(cell.drop_vars(list(point)), point)
+
+
+# ---- arguments and workers ----
+
+def _checked_grid(grid: Mapping[str, Sequence]) -> dict[str, list]:
+    if not isinstance(grid, Mapping) or not grid:
+        raise ValueError(f"grid must be a dict of at least one dimension to its values, got {grid!r}")
+    checked = {}
+    for name, values in grid.items():
+        expected = f"grid[{name!r}] must be one or more distinct numbers, or strings, or booleans"
+        if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
+            raise ValueError(f"{expected}, got {values!r}")
+        values = [value.item() if hasattr(value, "item") else value for value in values]
+        kinds = {type(value) for value in values}
+        if kinds == {int, float}:
+            values, kinds = [float(value) for value in values], {float}
+        if len(kinds) != 1 or not kinds <= {bool, int, float, str} or len(set(values)) < len(values):
+            raise ValueError(f"{expected}, got {values!r}")
+        if any(value != value for value in values):
+            raise ValueError(f"{expected}, not NaN, got {values!r}")
+        checked[name] = values
+    return checked
+
+
+def _check_arguments(run: Callable, point: Point, fixed: Mapping[str, Any]) -> None:
+    twice = sorted(set(point) & set(fixed))
+    if twice:
+        raise ValueError(f"a parameter must be either in grid or in fixed, got {', '.join(twice)} in both")
+    if not callable(run):
+        raise TypeError(f"run must be a function, got {run!r}")
+    try:
+        inspect.signature(run).bind(**point, **fixed)
+    except TypeError as error:
+        names = ", ".join([*point, *fixed])
+        raise TypeError(f"run must accept the names of grid and fixed ({names}), but: {error}") from None
+
+
+def _checked_jobs(n_jobs: int | None) -> int:
+    name = "n_jobs" if n_jobs is not None else "LAZYLIB_JOBS"
+    given = n_jobs if n_jobs is not None else os.environ.get("LAZYLIB_JOBS") or 1
+    with contextlib.suppress(TypeError, ValueError):
+        jobs = int(given)
+        if not isinstance(given, (bool, float)) and (jobs == -1 or jobs >= 1):
+            return jobs
+    raise ValueError(f"{name} must be a number of processes, 1 or more, or -1 for one a core, got {given!r}")
+
+
+@contextlib.contextmanager
+def _pool(n_jobs: int, scheduler: str | None) -> Iterator[joblib.Parallel]:
+    """Where cells are computed: this process, local processes, or a Dask cluster. Results as they come."""
+    options = {"return_as": "generator_unordered", "batch_size": 1, "max_nbytes": None}
+    if not scheduler:
+        # One thread a process for BLAS too; torch's are set in _cell.
+        threads = {"inner_max_num_threads": 1} if n_jobs != 1 else {}
+        with joblib.parallel_config(backend="loky", **threads), warnings.catch_warnings():
+            # A process that keeps a data set for its next cell has grown: loky starts another one in its place.
+            warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
+            yield joblib.Parallel(n_jobs=n_jobs, **options)
+        return
+    from distributed import Client
+    try:
+        client = Client(scheduler, timeout=10, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise ConnectionError("LAZYLIB_SCHEDULER must be the address of a running Dask scheduler, "
+                              f"tcp://host:port, but none answers at {scheduler!r}: {error}") from None
+    with client, joblib.parallel_config(backend="dask", client=client):
+        yield joblib.Parallel(n_jobs=-1, **options)
+
+
+def _text(point: Point) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in point.items())
