@@ -69,7 +69,7 @@ def euler(objective, limit: int) -> tuple[torch.Tensor, int, float]:
     u = torch.zeros_like(objective.w0)
     gradient, out = objective.gradient(u)
     step, t, count = 1e-3 / float(gradient.norm()), 0.0, 1
-    while not bool(objective.done(out)) and count < limit:
+    while not bool(objective.ended(out)) and count < limit:
         trial = u - step * gradient
         gradient2, out2 = objective.gradient(trial)
         count += 1

@@ -86,7 +86,9 @@ def test_gradient_and_differential_by_hand_are_those_of_autograd(net):
         assert torch.allclose(objective.loss(out), loss(u))
         along = torch.func.jvp(lambda u: alpha[:, None] * net(w0 + u, x), (u,), (v,))[1].square().mean(1).sqrt()
         for rows in ([0, 1, 2], [2, 0]):
-            assert torch.allclose(objective.moved(torch.tensor(rows), v[rows]), along[rows])
+            assert torch.allclose(objective.moved(u, v[rows], torch.tensor(rows)), along[rows])
+        objective.gradient(0 * u)  # what it leaves behind belongs to another u
+        assert torch.allclose(objective.moved(u, v, torch.arange(3)), along)
 
 
 @pytest.mark.parametrize("net", NETS, ids=str)

@@ -49,11 +49,12 @@ def test_rkc_is_stable_on_its_interval_and_not_far_beyond(s):
 class Quadratic(Objective):
     """F(u) = ½ Σ λ_k (u_k − 1)², with the solution u_k = 1 − exp(−λ_k t); outputs are u itself."""
 
+    bytes_per_run = 1
+
     def __init__(self, eigenvalues, runs=1):
         self.eigenvalues = eigenvalues
         self.w0 = torch.ones(runs, len(eigenvalues), dtype=F64)
         self.y = torch.ones_like(self.w0)
-        self.runs, self.size, self.bytes_per_run = runs, len(eigenvalues), 1
         self.evaluations = 0
 
     def gradient(self, u):
@@ -63,10 +64,10 @@ class Quadratic(Objective):
     def loss(self, out):
         return 0.5 * (self.eigenvalues * (out - 1) ** 2).sum(1)
 
-    def scale(self, rows, out):
+    def error_size(self, out, rows):
         return torch.maximum((out - 1).square().mean(1), torch.ones(1, dtype=F64)).sqrt()
 
-    def moved(self, rows, v):
+    def moved(self, u, v, rows):
         return v.square().mean(1).sqrt()
 
     def select(self, rows):

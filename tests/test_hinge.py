@@ -143,3 +143,14 @@ def test_a_bad_kernel_is_refused():
         frozen_kernel(torch.ones(3, 4), torch.ones(3))
     with pytest.raises(ValueError, match="must be finite"):
         frozen_kernel(torch.full((3, 3), math.nan), torch.ones(3))
+
+
+def test_a_run_with_an_end_of_its_own_needs_no_horizon():
+    net, x, y = FullyConnected(6, 12, 2), inputs(15), classes(15)
+    w0 = net.init([0, 1], dtype=F64)
+    objective = soft_hinge(net, w0, x, y, 2.0)
+    free, long = gradient_flow(objective), gradient_flow(objective, 1e8)
+    assert free.reached.all() and torch.equal(free.u, long.u) and (free.evals == long.evals).all()
+    assert objective.ended(objective.outputs(free.u)).all() and not objective.ended(objective.outputs(0 * free.u)).any()
+    with pytest.raises(ValueError, match="T, the flow time, must be given"):
+        gradient_flow(soft_hinge(net, w0, x, y, 2.0, margin=None))

@@ -169,7 +169,7 @@ class Integrator:
         if not len(rows):
             return
         steer, at = self.steer, self._on_device(rows)
-        error = self._error(rows, at, point[at], out[at])
+        error = self._error(rows, at, point, out[at])
         good = error <= 1  # not for NaN
         accepted, refused = rows[good], rows[~good]
         if len(accepted):
@@ -193,11 +193,12 @@ class Integrator:
         self._begin(rows[steer.probes[rows] == 0])
         self._leave(rows, good, out)
 
-    def _error(self, rows: np.ndarray, at: Tensor, new: Tensor, out: Tensor) -> np.ndarray:
+    def _error(self, rows: np.ndarray, at: Tensor, point: Tensor, out: Tensor) -> np.ndarray:
         """Estimated error of the step over its tolerance, (k,); NaN where a value is not finite.
 
         The defect 0.8 (Y₀ − Y) + 0.4 h (F₀ + F) is RKC2's embedded estimate.
         """
+        new = point[at]
         slots = self.slots if len(rows) == len(self.slots) else self.slots[at]  # no copy of all runs
         old, _, _, f, f0 = slots.unbind(1)  # (k, P)
         h = self._on_device(0.4 * self.steer.h[rows]).unsqueeze(1)
@@ -207,17 +208,15 @@ class Integrator:
         length = torch.maximum(old.norm(dim=1), new.norm(dim=1)).clamp(min=tiny)
         weight = (self.objective.w0[at] + new).norm(dim=1).clamp(min=tiny)
         error = size / length * (self.objective.features * length / weight).clamp(min=1.0)
-        if self.objective.moved is not None:
-            scale = self.objective.scale(at, out).clamp(min=tiny)
-            curvature, radius = self.objective.curvature, self.steer.radius[rows]
-            slope = np.sqrt(radius / curvature) if curvature else np.full(len(rows), np.inf)  # ≥ ‖Dh‖
-            bound = self._on_device(slope) * size / scale
-            unsure = torch.nonzero(bound > error).squeeze(1)
-            if len(unsure):
-                error[unsure] = torch.maximum(
-                    error[unsure], self.objective.moved(at[unsure], defect[unsure]) / scale[unsure]
-                )
-            error = torch.where(torch.isfinite(scale), error, torch.nan)
+        allowed = self.objective.error_size(out, at).clamp(min=tiny)
+        curvature, radius = self.objective.curvature, self.steer.radius[rows]
+        slope = np.sqrt(radius / curvature) if curvature else np.full(len(rows), np.inf)  # ≥ ‖Dh‖
+        bound = self._on_device(slope) * size / allowed
+        unsure = torch.nonzero(bound > error).squeeze(1)
+        if len(unsure):
+            of_outputs = self.objective.moved(point, defect[unsure], at[unsure]) / allowed[unsure]
+            error[unsure] = torch.maximum(error[unsure], of_outputs)
+        error = torch.where(torch.isfinite(allowed), error, torch.nan)
         error = (error / self.rtol).double().cpu().numpy()
         return np.where(np.isfinite(error), error, np.nan)
 
@@ -254,12 +253,10 @@ class Integrator:
             overflow = ~torch.isfinite(out[self._on_device(lost)]).all(1).cpu().numpy()
             status[lost] = np.where(overflow, "diverged", "stalled")
         at_T = rows[steer.t[rows] >= steer.T[rows] * rkc.END]
-        if self.objective.done is None:
-            status[at_T] = "reached"
-        else:  # its own end counts, and T is a budget
-            status[at_T] = "stalled"
-            ended = rows[good]
-            status[ended[self.objective.done(out)[self._on_device(ended)].cpu().numpy()]] = "reached"
+        status[at_T] = "stalled" if self.objective.ends else "reached"  # its own end counts, and T is a budget
+        if self.objective.ends:
+            whole = rows[good]
+            status[whole[self.objective.ended(out)[self._on_device(whole)].cpu().numpy()]] = "reached"
         done = status != ""
         if not done.any():
             return

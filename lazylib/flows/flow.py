@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..nets.deep import denormals_flushed
 from ..objectives._deep_hinge import DeepHinge
+from ..objectives._objective import Objective
 from ..objectives.square import FusedSquareLoss
 from ..runs._memory import require_memory
 from .batch import Flow, Integrator
@@ -25,8 +26,8 @@ BLOCK_BYTES = 64 << 20  # on a CPU, what a block of runs works on should stay ne
 
 
 def gradient_flow(
-    objective,
-    T,
+    objective: Objective,
+    T=None,
     *,
     times=None,
     observe: Callable[[Tensor, np.ndarray], dict[str, Tensor]] | None = None,
@@ -43,7 +44,8 @@ def gradient_flow(
 
     Args:
         objective: see ``lazylib.objectives``.
-        T: flow time > 0, one number or one a run.  (k steps of gradient descent of size η last T = kη.)
+        T: flow time > 0, one number or one a run.  (k steps of gradient descent of size η last T = kη.)  None, the
+            default, where the objective has an end of its own.
         times: observation times, (K,) or (B, K), each in [0, T]; states there are interpolated (cubic Hermite).
         observe: function (u (k, P), runs (k,)) → dict of name → (k, …) tensors, the measures at those times;
             ``runs`` says to which runs of the batch the rows of u belong, in no particular order.
@@ -52,7 +54,7 @@ def gradient_flow(
 
     Raises: ValueError for T, times or rtol out of range; MemoryError if the batch does not fit.
     """
-    T = _horizons(T, objective.runs)
+    T = _horizons(T, objective)
     times = _observation_times(times, T)
     if not 1e-12 <= rtol <= 0.5:
         raise ValueError(f"rtol must lie between 1e-12 and 0.5, got {rtol}.")
@@ -80,7 +82,12 @@ def gradient_flow(
     return _join(parts)
 
 
-def _horizons(T, runs: int) -> np.ndarray:
+def _horizons(T, objective: Objective) -> np.ndarray:
+    runs = objective.runs
+    if T is None:
+        if not objective.ends:
+            raise ValueError("T, the flow time, must be given, for this objective has no end of its own.")
+        return np.full(runs, np.inf)
     T = np.asarray(T.cpu() if isinstance(T, Tensor) else T, dtype=float)
     if T.shape not in ((), (runs,)):
         raise ValueError(f"T must be one number or {runs} of them, one a run, got shape {T.shape}.")

@@ -117,11 +117,11 @@ class _Single:
         size, old, new, weight = compiled.defect(run, self.y0, self.f0, self.y, self.f, h, self.spare)
         length = max(old, new, tiny)
         error = size / length * max(1.0, self.features * length / max(weight, tiny))
-        scale = max(np.sqrt(max(np.mean(np.square(run.out - run.y, dtype=float)), targets)), tiny)
-        if not (np.isfinite(error) and np.isfinite(scale)):
+        allowed = max(np.sqrt(max(np.mean(np.square(run.out - run.y, dtype=float)), targets)), tiny)
+        if not (np.isfinite(error) and np.isfinite(allowed)):
             return np.nan
-        if np.sqrt(radius) * size / scale > error:  # the bound ‖Dh‖² ≈ λmax does not settle it
-            error = max(error, compiled.moved(run, self.y, self.spare) / scale)
+        if np.sqrt(radius) * size / allowed > error:  # the bound ‖Dh‖² ≈ λmax does not settle it
+            error = max(error, compiled.moved(run, self.y, self.spare) / allowed)
         return error
 
     def _observe(self, h: float, T: float) -> None:

@@ -72,6 +72,7 @@ class DeepHinge(SoftHinge):
         return torch.ops.aten.softplus_backward.grad_input(delta, p, SOFTPLUS_BETA, LINEAR, grad_input=delta)
 
     def gradient(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        self._latest = u
         f, n = self._forward(self.w0 + u), self.y.shape[1]
         out = self.alpha.unsqueeze(1) * (f - self.f0 if self.centred else f)
         grad = torch.empty_like(u)
@@ -88,7 +89,9 @@ class DeepHinge(SoftHinge):
             delta = self._gate(delta, self.p[l - 1])
         return grad, out
 
-    def moved(self, rows: Tensor, v: Tensor) -> Tensor:
+    def moved(self, u: Tensor, v: Tensor, rows: Tensor) -> Tensor:
+        self._at(u)
+
         def of(part: Tensor) -> Tensor:
             return part if len(rows) == self.runs else part[rows]
 

@@ -18,9 +18,10 @@ class _Hinge(Objective):
     curvature = 0.0  # the loss is linear far from the margin, whatever Dh
 
     def __init__(self, y: Tensor, alpha: Tensor, margin: float | None):
-        self.y, self.alpha, self.margin = y, alpha, margin
-        if margin is not None:
-            self.done = lambda out: (out * y > margin).all(1)
+        self.y, self.alpha, self.margin, self.ends = y, alpha, margin, margin is not None
+
+    def ended(self, out: Tensor) -> Tensor:
+        return (out * self.y > self.margin).all(1) if self.ends else super().ended(out)
 
     def loss(self, out: Tensor) -> Tensor:
         """L, (B,)."""
@@ -30,9 +31,6 @@ class _Hinge(Objective):
         """n ∂(α² L)/∂F, (B, n)."""
         return -self.y * torch.sigmoid(BETA * (1 - out * self.y))
 
-    def scale(self, rows: Tensor, out: Tensor) -> Tensor:
-        return torch.ones_like(self.alpha[rows])  # F is of the size of the margin
-
 
 class SoftHinge(_Hinge):
     """See ``soft_hinge``; gradients and differentials by torch.func."""
@@ -40,9 +38,7 @@ class SoftHinge(_Hinge):
     def __init__(self, net, w0, x, y, alpha, margin, centred, f0=None):
         super().__init__(y, alpha, margin)
         self.net, self.w0, self.x, self.centred = net, w0, x, centred
-        self.runs, self.size = w0.shape
         self.f0 = self._model(w0, x) if f0 is None else f0  # (B, n)
-        self.latest = None  # u of the latest gradient
 
     @property
     def bytes_per_run(self) -> int:
@@ -70,13 +66,13 @@ class SoftHinge(_Hinge):
         return self.alpha.unsqueeze(1) * (f - f0 if self.centred else f)
 
     def gradient(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        self.latest = u
+        self._latest = u
         out, vjp = torch.func.vjp(lambda v: self._values(self.w0 + v, self.x, self.f0), u)
         return vjp(self.slope(out) / (self.alpha.square().unsqueeze(1) * self.y.shape[1]))[0], out
 
-    def moved(self, rows: Tensor, v: Tensor) -> Tensor:
+    def moved(self, u: Tensor, v: Tensor, rows: Tensor) -> Tensor:
         part = self.select(rows)
-        along = torch.func.jvp(lambda u: part._values(part.w0 + u, part.x, part.f0), (self.latest[rows],), (v,))[1]
+        along = torch.func.jvp(lambda s: part._values(part.w0 + s, part.x, part.f0), (u[rows],), (v,))[1]
         return along.square().mean(1).sqrt()
 
     def select(self, rows) -> SoftHinge:

@@ -3,7 +3,7 @@
     L(w) = 1/(α² n) Σ_i softplus_β(1 − F(x_i) y_i),   softplus_β(z) = log(1 + e^{βz})/β,   β = 20,
 
 so that F̓ = −Θ ∂(α²L)/∂F whatever α: flow time is the time of the tangent kernel Θ of f.  Objectives here work on the
-displacement u = w − w0 (``lazylib.objectives``); "outputs" are F, and ``done`` says which runs have F y > 1 throughout.
+displacement u = w − w0 (``lazylib.objectives``); "outputs" are F, and ``ended`` says which runs have F y > 1 throughout.
 Geiger, Spigler, Jacot & Wyart, Disentangling feature and lazy training in deep neural networks (2020), §2.
 """
 
@@ -27,10 +27,10 @@ def soft_hinge(
         w0: initial parameters (B, P).
         x: inputs (n, d), shared by the runs.     y: classes ±1, (n,) or (B, n).
         alpha: output scale α > 0, one number or one a run, (B,).
-        margin: a run ends when F y > margin on all training inputs; None: it goes on to the T of the flow.
+        margin: a run ends when F y > margin on all training inputs, and a flow needs no T; None: it goes on to T.
         centred: F = α (f − f(w0)); False: F = α f.
 
-    With a margin, the T of ``gradient_flow`` is a budget: a run that does not get there is "stalled".
+    With a margin, a T given to ``gradient_flow`` is a budget: a run that does not get there is "stalled".
 
     Raises: ValueError if shapes do not fit, y is not ±1, a value is not finite, or α is so large that the rounding
     of w0 would reach F (α·ε > 0.01).
@@ -86,7 +86,6 @@ class FrozenKernel(_Hinge):
         super().__init__(y, torch.ones_like(y[:, 0]), margin)
         self.vectors, self.root = vectors, root  # (B, n, n), (B, n)
         self.w0 = torch.zeros_like(root)
-        self.runs, self.size = root.shape
 
     @property
     def bytes_per_run(self) -> int:
@@ -112,7 +111,7 @@ class FrozenKernel(_Hinge):
         along = torch.bmm(self.slope(out).unsqueeze(1), self.vectors).squeeze(1)  # (B, n)
         return self.root * along / self.size, out
 
-    def moved(self, rows: Tensor, v: Tensor) -> Tensor:
+    def moved(self, u: Tensor, v: Tensor, rows: Tensor) -> Tensor:
         return (self.root[rows] * v).square().mean(1).sqrt()  # V is orthogonal
 
     def select(self, rows) -> FrozenKernel:

@@ -47,12 +47,11 @@ def population_loss(net: TwoLayer, w0: Tensor, teacher_net: TwoLayer, teacher: T
 class PopulationLoss(Objective):
     """See ``population_loss``.  "Outputs" of this objective are the risks themselves, (B, 1).
 
-    There is no finite set of outputs to control, ``moved`` is None: a flow controls the displacement alone.
+    There is no finite set of outputs to control: a flow controls the displacement alone.
     """
 
     def __init__(self, net, w0: Tensor, teacher_net, teacher: Tensor, b_metric: float):
         self.net, self.w0, self.teacher_net, self.teacher, self.b_metric = net, w0, teacher_net, teacher, b_metric
-        self.runs, self.size = w0.shape
         a0, self.b0 = teacher_net.split(teacher)
         self.a0 = teacher_net.scale * a0  # (B, m0)
         k = arccos_kernel(self.b0, self.b0)[0]

@@ -4,16 +4,7 @@ In the lazy regime u is 10⁻⁴ of w0 and less: a state of w itself would lose 
 therefore works on u, and the fused two-layer one evaluates h(w0 + u) − h(w0) with no subtraction of
 nearly equal numbers, which keeps float32 meaningful at any init scale.
 
-An objective holds a batch of B runs and offers
-
-- gradient(u) → (∇F (B, P), outputs h (B, n)), and loss(outputs) → F (B,);
-- moved(rows, v) → rms over x of Dh(w0+u) v (k,), for k rows of the batch and v (k, P), at the u of the latest
-  gradient (None: not offered);
-- scale(rows, outputs) → the size by which an error of those outputs (k, n) is judged, (k,);
-- select(rows) → the objective of a sub-batch;
-- bytes_per_run: memory that one gradient takes for a run.
-
-What else a flow asks has a default, given by ``Objective``.
+What an objective offers says ``Objective``.
 """
 
 from __future__ import annotations
@@ -57,8 +48,6 @@ class SquareLoss(Objective):
 
     def __init__(self, net, w0: Tensor, x: Tensor, y: Tensor):
         self.net, self.w0, self.x, self.y = net, w0, x, y
-        self.runs, self.size = w0.shape
-        self.latest = None  # u of the latest gradient
 
     @property
     def bytes_per_run(self) -> int:
@@ -69,7 +58,7 @@ class SquareLoss(Objective):
         return self.net(self.w0 + u, self.x if x is None else x)
 
     def gradient(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        self.latest = u
+        self._latest = u
         out, vjp = torch.func.vjp(self.outputs, u)
         return vjp((out - self.y) / self.y.shape[1])[0], out
 
@@ -80,12 +69,12 @@ class SquareLoss(Objective):
         """Dh(w0 + u) v, (B, n)."""
         return torch.func.jvp(self.outputs, (u,), (v,))[1]
 
-    def scale(self, rows: Tensor, out: Tensor) -> Tensor:
+    def error_size(self, out: Tensor, rows: Tensor) -> Tensor:
         y = self.y[rows]
         return torch.maximum((out - y).square().mean(1), y.square().mean(1)).sqrt()
 
-    def moved(self, rows: Tensor, v: Tensor) -> Tensor:
-        return self.select(rows).jvp(self.latest[rows], v).square().mean(-1).sqrt()
+    def moved(self, u: Tensor, v: Tensor, rows: Tensor) -> Tensor:
+        return self.select(rows).jvp(u[rows], v).square().mean(-1).sqrt()
 
     def select(self, rows) -> SquareLoss:
         x = self.x if self.x.dim() == 2 else self.x[rows]
@@ -100,15 +89,12 @@ class FusedSquareLoss(SquareLoss):
     ∂h/∂a = relu(p), ∂h/∂b = a 1[p > 0] x.
     """
 
-    def __init__(self, net: TwoLayer, w0: Tensor, x: Tensor, y: Tensor):
+    def __init__(self, net: TwoLayer, w0: Tensor, x: Tensor, y: Tensor, base=None):
         super().__init__(net, w0, x, y)
-        self.base = self._base(x)
-        self._workspace()
-
-    def _workspace(self) -> None:
-        """relu(p) and r·1[p > 0], both (B, m, n): overwritten by every gradient."""
-        self.a0 = self.net.split(self.w0)[0]  # (B, m)
-        self.xt = self.x.mT.contiguous()  # (…, d, n)
+        self.base = self._base(x) if base is None else base
+        self.a0 = net.split(w0)[0]  # (B, m)
+        self.xt = x.mT.contiguous()  # (…, d, n)
+        # relu(p) and r·1[p > 0], both (B, m, n): overwritten by every gradient
         self.relu, self.gated = torch.empty_like(self.base[0]), torch.empty_like(self.base[0])
 
     @property
@@ -149,7 +135,7 @@ class FusedSquareLoss(SquareLoss):
         return self._forward(u, x.mT.contiguous(), base, torch.empty_like(base[0]))
 
     def gradient(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        self.latest = u
+        self._latest = u
         out = self._forward(u, self.xt, self.base, self.relu)
         r = (out - self.y) * (self.net.scale / self.y.shape[1])  # (B, n)
         grad = torch.empty_like(u)
@@ -173,8 +159,9 @@ class FusedSquareLoss(SquareLoss):
         hidden = torch.ops.aten.threshold_backward(vb @ xt, relu, 0)  # (m, n)
         return self.net.scale * (va @ relu + (self.a0[row] + u[: self.net.m]) @ hidden)
 
-    def moved(self, rows: Tensor, v: Tensor) -> Tensor:
-        parts = [self._along(r, self.latest[r], v[k], self.relu[r]) for k, r in enumerate(rows.tolist())]
+    def moved(self, u: Tensor, v: Tensor, rows: Tensor) -> Tensor:
+        self._at(u)
+        parts = [self._along(r, u[r], v[k], self.relu[r]) for k, r in enumerate(rows.tolist())]
         return torch.stack(parts).square().mean(-1).sqrt()
 
     def jvp(self, u: Tensor, v: Tensor) -> Tensor:
@@ -183,9 +170,6 @@ class FusedSquareLoss(SquareLoss):
         return torch.stack([self._along(r, u[r], v[r], relu[r]) for r in range(self.runs)])
 
     def select(self, rows) -> FusedSquareLoss:
-        part = object.__new__(type(self))
         x = self.x if self.x.dim() == 2 else self.x[rows]
-        SquareLoss.__init__(part, self.net, self.w0[rows], x, self.y[rows])
-        part.base = tuple(piece[rows] for piece in self.base)
-        part._workspace()
-        return part
+        base = tuple(piece[rows] for piece in self.base)
+        return FusedSquareLoss(self.net, self.w0[rows], x, self.y[rows], base)
