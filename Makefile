@@ -24,13 +24,14 @@ ALL := $(basename $(notdir $(wildcard chapters/*.ipynb)))
 GPU := $(filter 07_% 10_% 11_% 12_%,$(ALL))
 PAPER = $(or $(CHAPTERS),$(filter-out $(GPU),$(ALL)))
 
-.PHONY: help lock data book test unit bench paper gpu notebooks readme clean
+.PHONY: help lock data book test unit lint bench paper gpu notebooks readme clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make book       execute every chapter and build the HTML; says where index.html is; resumes when run again"
 	@echo "make test       all tests: lazylib, chapters, book"
 	@echo "make unit       the tests of lazylib and of the tools alone"
+	@echo "make lint       ruff over code and chapters, and a check of the types of lazylib"
 	@echo "make data       load CIFAR-10 and Fashion-MNIST where they are missing; say where they are"
 	@echo "make bench      compare with plain loops; prints a table"
 	@echo "make paper      chapters 1 to 6, 8 and 9 at the published scale; records go to results/ledger"
@@ -77,6 +78,13 @@ test: $(READY)
 unit: $(READY)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests \
 	  --ignore tests/test_chapters.py --ignore tests/test_book.py --ignore-glob 'tests/test_planted_*.py'
+
+CODE := lazylib tools tests benchmarks conftest.py
+
+lint: $(READY)
+	$(BIN)/python -m ruff check $(CODE) chapters
+	$(BIN)/python -m ruff format --check $(CODE)
+	$(BIN)/python -m mypy
 
 data: $(READY)
 	$(BIN)/python -m tools.data

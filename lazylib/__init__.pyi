@@ -8,7 +8,9 @@ from . import runs as runs
 from .flows import adam as adam
 from .flows import gradient_descent as gradient_descent
 from .flows import gradient_flow as gradient_flow
+from .measures import activation_stability as activation_stability
 from .measures import kappa as kappa
+from .measures import kernel_change as kernel_change
 from .measures import tangent_kernel as tangent_kernel
 from .measures import tangent_solution as tangent_solution
 from .nets import Deep as Deep

@@ -14,6 +14,9 @@ from .landscape import pca_plane as pca_plane
 from .landscape import permute as permute
 from .landscape import plane_loss as plane_loss
 from .landscape import random_plane as random_plane
+from .laziness import activation_stability as activation_stability
+from .laziness import kernel_change as kernel_change
+from .laziness import relative_displacement as relative_displacement
 from .norms import Norm as Norm
 from .norms import operator_norm as operator_norm
 from .random_features import RandomPatches as RandomPatches

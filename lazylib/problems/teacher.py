@@ -38,6 +38,33 @@ def sphere(n: int, d: int, rng: torch.Generator) -> Tensor:
     return torch.nn.functional.normalize(torch.randn(n, d, generator=rng, dtype=torch.float64), dim=-1)
 
 
+def null_risk(y: Tensor) -> Tensor:
+    """½ mean y², the risk of the zero function: what a net that has learned nothing has to pay.
+
+    The unit of the losses in the chapters, for the ½ mean (h − y)² of ``square_loss``.
+
+    Args:
+        y: targets, (…, n), floating point.
+
+    Returns:
+        (…,), a number for each set of n targets, in the dtype of y, in the unit of y².
+
+    Raises:
+        ValueError: there are no targets.
+
+    Source: the loss is that of Chizat, Oyallon, Bach 2019, figures 1 and 2.
+
+    Example:
+        >>> import torch
+        >>> from lazylib.problems import null_risk
+        >>> null_risk(torch.tensor([[1.0, -1.0], [2.0, 0.0]]))
+        tensor([0.5000, 1.0000])
+    """
+    if not (y.dim() and y.shape[-1]):
+        raise ValueError(f"y must hold at least one target, (…, n), got shape {tuple(y.shape)}.")
+    return 0.5 * y.square().mean(dim=-1)
+
+
 def teacher_student(
     seeds: int | Sequence[int],
     *,
