@@ -13,6 +13,8 @@ READY := $(VENV)/.ready
 # These run for minutes and must not see each other's records of claims.
 book notebooks readme: export LAZYLIB_LEDGER = $(BUILD)/ledger
 test unit:      export LAZYLIB_LEDGER = $(BUILD)/test-ledger
+# What is not there is skipped, with a reason, and not loaded in passing.
+test unit:      export LAZYLIB_OFFLINE = 1
 # One thread a process, because $(JOBS) of them run side by side.
 test unit:      export OMP_NUM_THREADS = 1
 # Sweeps in $(JOBS) processes with one thread each: one process with as many threads does less.
