@@ -29,7 +29,7 @@ VERDICTS = {True: "holds", False: "does not hold", "caveat": "holds with a cavea
             "not run": "not run at this scale"}
 NOT_RUN = "not run yet"
 RECORDS = "results/ledger"
-SYMBOLS = dict(zip([*VERDICTS.values(), NOT_RUN], "✓✗≈––"))
+SYMBOLS = dict(zip([*VERDICTS.values(), NOT_RUN], "✓✗≈––", strict=True))
 COLORS = {"holds": "#cdebd8", "holds with a caveat": "#fbe7b2", "does not hold": "#f6cfc4"}
 COLUMNS = ("Paper", "Live here", "Larger run")
 LARGER = ("paper", "cpu")  # scales whose records are committed, the largest first
@@ -103,9 +103,9 @@ def verdict_line(*ids: str) -> str:
     """
     verdicts = {_claim(id)["id"]: _checked.get(id, NOT_RUN) for id in ids}
     text = f"{_badges(verdicts)} (scale: {_run['scale']}; [ledger](ledger.ipynb))"
-    kept = {id: _larger(id) for id in ids}
+    kept = {id: record for id in ids if (record := _larger(id))}
     undecided = VERDICTS["not run"]
-    others = {id: r["verdict"] for id, r in kept.items() if r and r["verdict"] not in (verdicts[id], undecided)}
+    others = {id: r["verdict"] for id, r in kept.items() if r["verdict"] not in (verdicts[id], undecided)}
     if not others or _run["scale"] in LARGER:
         return text
     return f"{text}. In a larger run ({', '.join(sorted({kept[id]['scale'] for id in others}))}): {_badges(others)}"

@@ -176,6 +176,7 @@ def _kind(example: Any) -> tuple[str, Callable[[Any], bool]]:
     if isinstance(example, str):
         return "a text", lambda v: isinstance(v, str)
     if isinstance(example, list) and example:
+        entry: Callable[[Any], bool]
         if _all_whole(example):
             words, entry = "a non-empty list of whole numbers", _is_whole
         elif all(map(_is_number, example)):

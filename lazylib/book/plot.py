@@ -5,7 +5,7 @@ A figure's caption, name and alternative text are metadata of its cell, not code
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -43,8 +43,8 @@ def style(format: Literal["svg", "png"] = "svg") -> None:
         set_matplotlib_formats(format, metadata={"Date": None} if format == "svg" else {"Software": None})
 
 
-def band(ax: Axes, x: Sequence[float], values: np.ndarray, axis: int = -1,
-         spread: Literal["std", "quantiles"] = "std", **line: object) -> Line2D:
+def band(ax: Axes, x: Sequence[float] | np.ndarray, values: np.ndarray, axis: int = -1,
+         spread: Literal["std", "quantiles"] = "std", **line: Any) -> Line2D:
     """Draw the mean of runs over x with a shaded band, and mark where runs diverged.
 
     x: (k,); values: k values along one axis and runs along `axis`, so (k, runs) by default; also a DataArray.
@@ -74,7 +74,7 @@ def band(ax: Axes, x: Sequence[float], values: np.ndarray, axis: int = -1,
     (curve,) = ax.plot(x, middle, **line)
     ax.fill_between(x, low, high, color=curve.get_color(), alpha=0.2, linewidth=0)
     top = ax.get_xaxis_transform()  # x in data, y in parts of the axes' height
-    for at, count in zip(x[~whole], diverged[~whole]):
+    for at, count in zip(x[~whole], diverged[~whole], strict=True):
         ax.plot([at], [0.97], "x", color=curve.get_color(), transform=top, clip_on=False)
         ax.annotate(f"{count}/{runs.shape[-1]} diverged", (at, 0.95), xycoords=top, rotation=90, fontsize=7,
                     ha="center", va="top", color=curve.get_color())

@@ -4,7 +4,7 @@ import os
 import platform
 import re
 import subprocess
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -18,7 +18,7 @@ def provenance(device: Any = None) -> dict[str, Any]:
 
     device: what computed: "cuda…", "auto" (a GPU if there is one), or by default the CPU.
     """
-    return {"date": datetime.now(timezone.utc).date().isoformat(), "versions": _versions(), "code": _code(),
+    return {"date": datetime.now(UTC).date().isoformat(), "versions": _versions(), "code": _code(),
             "device": _device(device)}
 
 
@@ -55,7 +55,7 @@ def _versions() -> dict[str, str]:
 @lru_cache
 def _code() -> dict[str, Any]:
     """State of the code: git commit, whether lazylib differs from it, and a hash of lazylib's sources."""
-    state = {"commit": None, "changed": None, "lazylib": source_digest().hex()[:16]}
+    state: dict[str, Any] = {"commit": None, "changed": None, "lazylib": source_digest().hex()[:16]}
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(PACKAGE), *arguments]

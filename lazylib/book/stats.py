@@ -95,7 +95,7 @@ def bootstrap(
         return Estimate(float(value), float(low), float(high), len(rows))
     if isinstance(values, xr.DataArray):
         like = values.isel({dim: 0}, drop=True)
-        value, low, high = (like.copy(data=array) for array in (value, low, high))
+        return Estimate(*(like.copy(data=array) for array in (value, low, high)), len(rows))
     return Estimate(value, low, high, len(rows))
 
 
@@ -205,7 +205,7 @@ def plateau(
         starts = np.quantile(spread[:, 0], [quantile, 1 - quantile], method="inverted_cdf")
         ends = np.stack([starts, np.quantile(spread[:, 1], [quantile, 1 - quantile])])
     return Plateau(*(Estimate(float(value), float(low), float(high), len(y))
-                     for value, (low, high) in zip((start, level), ends)))
+                     for value, (low, high) in zip((start, level), ends, strict=True)))
 
 
 def _tail(confidence: float, n: int) -> float | None:

@@ -56,7 +56,7 @@ def explore(
     return ipywidgets.VBox(parts)
 
 
-def _slider(name: str, options: list) -> ipywidgets.SelectionSlider:
+def _slider(name: str, options: Sequence) -> ipywidgets.SelectionSlider:
     labels = [(f"{value:.3g}" if isinstance(value, float) else str(value), k) for k, value in enumerate(options)]
     return ipywidgets.SelectionSlider(
         options=labels, index=len(options) // 2, description=_symbol(name), layout={"width": "22em"}

@@ -103,21 +103,23 @@ def by_layers(module: nn.Module, x: Tensor, x2: Tensor | None = None) -> Tensor:
     layers = [layer for layer in module.modules() if any(True for _ in layer.parameters(recurse=False))]
     for layer in layers:
         conv = isinstance(layer, nn.Conv2d) and layer.groups == 1 and layer.padding_mode == "zeros"
+        conv = conv and not isinstance(layer.padding, str)
         if not (conv or isinstance(layer, nn.Linear)):
             raise TypeError(
-                "the layers with weights must be Linear or Conv2d with one group and zero padding, "
+                "the layers with weights must be Linear or Conv2d with one group and zero padding in numbers, "
                 f"not {layer}."
             )
-    same = x2 is None
     with torch.no_grad():
         classes = module(x[:1]).shape[1]
-    rows, columns = len(x) * classes, len(x if same else x2) * classes
+    rows, columns = len(x) * classes, len(x if x2 is None else x2) * classes
     require_memory(2 * rows * columns * x.element_size(), "the tangent kernel", x.device)
     kernel = x.new_zeros(rows, columns)
     left = _parts(module, layers, x)
-    right = left if same else _parts(module, layers, x2)
+    right = left if x2 is None else _parts(module, layers, x2)
     for layer in layers:
-        _add(kernel, *left.pop(layer), *((None, None) if same else right.pop(layer)), layer.bias is not None)
+        a, g = left.pop(layer)
+        a2, g2 = (a, g) if right is left else right.pop(layer)
+        _add(kernel, a, g, a2, g2, layer.bias is not None)
     return kernel
 
 
@@ -142,24 +144,18 @@ def _parts(module: nn.Module, layers: list, x: Tensor) -> dict:
             hook.remove()
     parts = {}
     for k, layer in enumerate(order):
-        g = (
-            torch.stack([grad[k] for grad in grads], 1).flatten(3)
-            if isinstance(layer, nn.Conv2d)
-            else torch.stack([grad[k] for grad in grads], 1).unsqueeze(3)
-        )  # (n, classes, channels, positions)
-        a = inputs[layer]
-        a = (
-            nnf.unfold(a, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
-            if isinstance(layer, nn.Conv2d)
-            else a.unsqueeze(2)
-        )  # (n, fan in, positions)
-        parts[layer] = a, g
+        a, g = inputs[layer], torch.stack([grad[k] for grad in grads], 1)
+        if isinstance(layer, nn.Conv2d):
+            assert not isinstance(layer.padding, str)  # `by_layers` refuses it
+            a = nnf.unfold(a, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+            parts[layer] = a, g.flatten(3)  # (n, fan in, positions), (n, classes, channels, positions)
+        else:
+            parts[layer] = a.unsqueeze(2), g.unsqueeze(3)
     return parts
 
 
-def _add(kernel: Tensor, a: Tensor, g: Tensor, a2: Tensor | None, g2: Tensor | None, bias: bool) -> None:
+def _add(kernel: Tensor, a: Tensor, g: Tensor, a2: Tensor, g2: Tensor, bias: bool) -> None:
     """Add a layer's part to the kernel."""
-    a2, g2 = (a, g) if a2 is None else (a2, g2)
     fan_in, positions, channels = a.shape[1], a.shape[2], g.shape[2]
     if bias:  # the gradient with respect to the bias of a channel
         kernel.addmm_(g.sum(3).flatten(0, 1), g2.sum(3).flatten(0, 1).T)

@@ -1,7 +1,7 @@
 """‖D²h‖ of two-layer nets neuron by neuron: D²h is block diagonal in them (see ``criterion.two_layer_kappa``)."""
 
 import math
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -95,7 +95,7 @@ def largest_neuron(
     length = x.norm(dim=1)  # (n,)
     for rows in torch.arange(len(a), device=x.device).split(1024):
         s2 = slope[rows].square()  # (c, n)
-        beta = lanczos(lambda v: (s2 * (v @ x.T)) @ x, first.expand(len(rows), -1), 8, 0.0)[1]  # (c, d)
+        beta = lanczos(lambda v, s2=s2: (s2 * (v @ x.T)) @ x, first.expand(len(rows), -1), 8, 0.0)[1]  # (c, d)
         bilinear, hessian, curvature = _neurons(x, a[rows], z[rows], sigma)
         samples = (curvature.abs() * length**2).topk(localized, dim=1).indices  # (c, 3)
         one = torch.ones_like(beta[:, :1])

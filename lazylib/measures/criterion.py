@@ -20,7 +20,8 @@ the change of Dh for ReLU as it does for softplus or GELU.
 """
 
 import math
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -121,7 +122,7 @@ def hessian_norm(h: Callable[[Tensor], Tensor], w: Tensor, *, starts: int = 16, 
     # every second start looks at one random output alone: maxima may sit on few samples
     nu[1::2] = torch.nn.functional.one_hot(nu[1::2].argmax(dim=1), n_out).to(nu)
     for _ in range(3):
-        u = lanczos(lambda v: hessian(nu, v), u, 8, 0.0)[1]
+        u = lanczos(lambda v, nu=nu: hessian(nu, v), u, 8, 0.0)[1]
         q = bilinear(u, u)  # (starts, n_out)
         nu = unit(q)
     best = q.norm(dim=1).topk(min(starts, max(4, starts // 2))).indices

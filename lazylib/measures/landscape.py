@@ -210,24 +210,24 @@ def _compiled_plane_loss(net: TwoLayer, plane: Plane, s, t, x: Tensor, y: Tensor
     a, b = (v.numpy() for v in net.split(torch.from_numpy(corners)))  # (3, m), (3, m, d)
     a, b = np.pad(net.scale * a, ((0, 0), (0, m - net.m))), np.pad(b, ((0, 0), (0, m - net.m), (0, 0)))
     s, t = (torch.as_tensor(v, dtype=x.dtype).numpy() for v in (s, t))
-    x, y = x.numpy(), y.numpy()
+    xs, ys = x.numpy(), y.numpy()
 
     def part(rows: slice) -> np.ndarray:
         total = np.zeros((len(s), len(t)))
         for first in range(rows.start, rows.stop, inputs):
             some = slice(first, min(first + inputs, rows.stop))
-            z = (b.reshape(3 * m, -1) @ x[some].T).reshape(3, m, -1)
-            compiled.plane_loss_sums(z, a, s, t, y[some], total)
+            z = (b.reshape(3 * m, -1) @ xs[some].T).reshape(3, m, -1)
+            compiled.plane_loss_sums(z, a, s, t, ys[some], total)
         return total
 
-    inputs = 128 * max(1, CPU_BLOCK // (3 * m * 128 * x.itemsize))  # at a time: their z stays in the cache
-    work = m * len(y) * len(s) * len(t)
+    inputs = 128 * max(1, CPU_BLOCK // (3 * m * 128 * xs.itemsize))  # at a time: their z stays in the cache
+    work = m * len(ys) * len(s) * len(t)
     count = max(1, min(torch.get_num_threads(), work // THREAD_WORK))
-    edges = np.linspace(0, len(y), count + 1).astype(int)
+    edges = np.linspace(0, len(ys), count + 1).astype(int)
     parts = [slice(*pair) for pair in zip(edges[:-1], edges[1:], strict=True)]
     with compiled.one_blas_thread():
         total = part(parts[0]) if count == 1 else sum(_threads(count).map(part, parts))
-    return torch.from_numpy(total / (2 * len(y))).to(torch.from_numpy(y).dtype)
+    return torch.from_numpy(total / (2 * len(ys))).to(y.dtype)
 
 
 def barrier(f: Callable[[Tensor], Tensor], w: Tensor, other: Tensor, points: int = 25) -> Tensor:

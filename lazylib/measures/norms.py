@@ -1,7 +1,8 @@
 """Norms of linear and bilinear maps by iterations that need products only, batched over rows."""
 
 import math
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -71,8 +72,8 @@ def operator_norm(
     small, there, back = (out, pull, push) if out.numel() <= w.numel() else (w, push, pull)
     start = random_rows(small, 1, small.numel(), seed)
     theta, _, residual = lanczos(lambda v: back(there(v[0]))[None], start, steps, tol)
-    theta, residual = theta.item(), residual.item()
-    return Norm(max(theta, 0.0) ** 0.5, small.numel() <= steps or residual <= tol * theta)
+    value, error = float(theta), float(residual)
+    return Norm(max(value, 0.0) ** 0.5, small.numel() <= steps or error <= tol * value)
 
 
 def climb(
@@ -84,7 +85,8 @@ def climb(
     in (cos t, sin t), so each line search is exact.
     """
     tol = max(tol, 1e3 * torch.finfo(u.dtype).eps)
-    q, p, gradient, norm2 = bilinear(u, u), None, None, None  # (R, N)
+    q = bilinear(u, u)  # (R, N)
+    before: tuple[Tensor, Tensor, Tensor] | None = None  # of the last step: p, gradient (R, P), its square (R, 1)
     for k in range(steps + 1):
         sigma = q.norm(dim=1, keepdim=True)  # (R, 1)
         new = hessian(unit(q), u)  # (R, P)
@@ -93,19 +95,19 @@ def climb(
         if bool(done.all()) or k == steps:
             break
         new = unit(new) * (new.norm(dim=1, keepdim=True) / sigma.clamp_min(torch.finfo(u.dtype).tiny))
-        if p is None:
-            p = new
-        else:
+        p = new
+        if before is not None:
+            last, gradient, norm2 = before
             beta = ((new * (new - gradient)).sum(dim=1, keepdim=True) / norm2).clamp_min(0.0)
-            p = new + torch.where(norm2 > 0, beta, 0.0) * p
-        gradient, norm2 = new, new.square().sum(dim=1, keepdim=True)
+            p = new + torch.where(norm2 > 0, beta, 0.0) * last
         p = p - (p * u).sum(dim=1, keepdim=True) * u
         length = p.norm(dim=1, keepdim=True)
         direction = unit(p)
         q_up, q_pp = bilinear(u, direction), bilinear(direction, direction)  # (R, N)
         t = _best_angle(q, q_up, q_pp)[:, None]  # (R, 1)
         c, s = t.cos(), t.sin()
-        p = (c * direction - s * u) * length  # transported along the circle
+        moved = (c * direction - s * u) * length  # p, transported along the circle
+        before = moved, new, new.square().sum(dim=1, keepdim=True)
         u = unit(c * u + s * direction)
         q = c * c * q + 2 * c * s * q_up + s * s * q_pp
     values = bilinear(u, u).norm(dim=1)

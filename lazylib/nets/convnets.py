@@ -38,7 +38,7 @@ def _vgg11(k: float, classes: int, channels: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     before = channels
     for entry in _VGG11:
-        if entry == "M":
+        if isinstance(entry, str):  # "M"
             layers.append(nn.MaxPool2d(2))
         else:
             layers += [nn.Conv2d(before, _width(entry, k), 3, padding=1), nn.ReLU()]
@@ -88,7 +88,8 @@ def convnet(
     for layer in module.modules():
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
             nn.init.xavier_normal_(layer.weight, gain, generator=rng)
-            nn.init.zeros_(layer.bias)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
     return module
 
 

@@ -63,9 +63,8 @@ class Scaled(nn.Module):
 
     def weights(self) -> dict[str, Tensor]:
         """w = w0 + u/α by name, for a look at the network itself (at large α it rounds to w0)."""
-        return {
-            name: w + u.detach() / self.alpha for (name, w), u in zip(self.module.named_parameters(), self.u)
-        }
+        pairs = zip(self.module.named_parameters(), self.u, strict=True)
+        return {name: w + u.detach() / self.alpha for (name, w), u in pairs}
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs F_α(u), (n, classes), for inputs (n, channels, height, width)."""
@@ -147,18 +146,20 @@ def _propagate(layer: nn.Module, name: str, a: Tensor, delta: Tensor | None, run
         return _relu(main[0] + short[0], main[1] if short[1] is None else main[1] + short[1], run)
     if isinstance(layer, (nn.Conv2d, nn.Linear)):
         return _linear(layer, run.u[name], a, delta, run)
-    if delta is None and not isinstance(layer, nn.Flatten):
+    if isinstance(layer, nn.Flatten):
+        return layer(a), None if delta is None else layer(delta)
+    if delta is None:
         raise TypeError(f"a {type(layer).__name__} must come after a layer with weights at finite α.")
     if isinstance(layer, nn.ReLU):
         return _relu(a, delta, run)
     if isinstance(layer, nn.MaxPool2d):
         return _max_pool(layer, a, delta, run)
-    if isinstance(layer, (nn.AvgPool2d, nn.Flatten)):
-        return layer(a), None if delta is None else layer(delta)
+    if isinstance(layer, nn.AvgPool2d):
+        return layer(a), layer(delta)
     raise TypeError(_unknown(layer))
 
 
-def _linear(layer: nn.Module, u: _Layer, a: Tensor, delta: Tensor | None, run: _Pass) -> tuple:
+def _linear(layer: nn.Conv2d | nn.Linear, u: _Layer, a: Tensor, delta: Tensor | None, run: _Pass) -> tuple:
     def apply(x, weight, bias):
         if isinstance(layer, nn.Linear):
             return nnf.linear(x, weight, bias)

@@ -26,7 +26,7 @@ def _compiled_operators_load() -> bool:
     package = importlib.util.find_spec("torchvision")
     if package is None:
         raise ModuleNotFoundError("torchvision is not installed: pip install torchvision")
-    library = importlib.machinery.PathFinder.find_spec("_C", list(package.submodule_search_locations))
+    library = importlib.machinery.PathFinder.find_spec("_C", list(package.submodule_search_locations or ()))
     if library is None:
         return False
     try:

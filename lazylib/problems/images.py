@@ -24,7 +24,7 @@ import tempfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,7 @@ from ..runs.rng import generator
 HERE = Path(__file__).parent / "data"  # what comes with the package
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
 TIMEOUT = 20.0  # seconds that a download may stay silent
+Parts = tuple[Tensor, Tensor, Tensor, Tensor]  # x, y, x_test, y_test
 
 
 class DataMissing(OSError):
@@ -157,7 +158,7 @@ class ImageSet:
 
     title: str
     places: Callable[[], list[Path]]
-    read: Callable[[Path], tuple[Tensor, Tensor, Tensor, Tensor]]
+    read: Callable[[Path], Parts]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     files: dict[str, str]
@@ -171,7 +172,7 @@ def folders() -> list[Path]:
     return [*named, Path.home() / ".cache" / "lazylib"]
 
 
-def _read_sample(place: Path) -> tuple[Tensor, ...]:
+def _read_sample(place: Path) -> Parts:
     ((name, digest),) = SAMPLE.items()
     try:
         with lzma.open(place / name) as file:
@@ -183,12 +184,11 @@ def _read_sample(place: Path) -> tuple[Tensor, ...]:
     return x[:6000], y[:6000], x[6000:], y[6000:]
 
 
-def _read_fashion(place: Path) -> tuple[Tensor, ...]:
+def _read_fashion(place: Path) -> Parts:
     """Arrays in MNIST's IDX format: two zeros, type, number of dimensions, big-endian sizes, bytes."""
     parts = []
     for name, digest in FASHION.items():
-        path = _file(place, name)
-        content = _content(path, name)
+        path, content = _content(place, name)
         shape = tuple(np.frombuffer(content, ">i4", content[3], 4)) if content[:3] == b"\0\0\x08" else ()
         body = content[4 + 4 * len(shape) :]
         _compare(path, body, digest)
@@ -197,11 +197,10 @@ def _read_fashion(place: Path) -> tuple[Tensor, ...]:
     return x[:, None], y.long(), x_test[:, None], y_test.long()
 
 
-def _read_cifar10(place: Path) -> tuple[Tensor, ...]:
+def _read_cifar10(place: Path) -> Parts:
     x, y = [], []
     for name, digest in CIFAR10.items():
-        path = _file(place, name)
-        content = _content(path, name)
+        path, content = _content(place, name)
         try:
             batch = _Plain(io.BytesIO(content), encoding="latin1").load()
             data, labels = np.ascontiguousarray(batch["data"]), bytes(batch["labels"])
@@ -213,7 +212,7 @@ def _read_cifar10(place: Path) -> tuple[Tensor, ...]:
     return torch.cat(x[:5]), torch.cat(y[:5]), x[5], y[5]
 
 
-def _read_digits(place: Path) -> tuple[Tensor, ...]:
+def _read_digits(place: Path) -> Parts:
     from sklearn.datasets import load_digits
 
     x, y = load_digits(return_X_y=True)
@@ -266,7 +265,7 @@ SETS = {
         ("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",),
     ),
     "digits": ImageSet(
-        "digits", lambda: [Path(find_spec("sklearn").origin).parent], _read_digits, (0.0192,), (0.0236,), {}
+        "digits", lambda: [Path(str(files("sklearn")))], _read_digits, (0.0192,), (0.0236,), {}
     ),
 }
 
@@ -297,14 +296,18 @@ def _file(place: Path, name: str) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _content(path: Path, name: str) -> bytes:
-    """What the file holds under `name`, unpacked."""
+def _content(place: Path, name: str) -> tuple[Path, bytes]:
+    """The file that holds `name`, and what it holds under it, unpacked."""
+    path = _file(place, name)
+    if path is None:
+        raise FileNotFoundError(f"{place} has no {name}")
     try:
         if path.name.endswith(".tar.gz"):
             with tarfile.open(path) as archive:
                 member = next((m for m in archive if Path(m.name).name == name and m.isfile()), None)
-                return archive.extractfile(member).read() if member else b""
-        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+                file = archive.extractfile(member) if member else None
+                return path, file.read() if file else b""
+        return path, gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         raise _damaged(path, error) from None
 

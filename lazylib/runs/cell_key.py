@@ -95,7 +95,7 @@ def _globals_used(function: types.FunctionType) -> dict[str, Any]:
     for code in codes:  # grows while we read it
         codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
         steps = list(dis.get_instructions(code))
-        for step, then in zip(steps, steps[1:]):
+        for step, then in zip(steps, steps[1:], strict=False):
             name = step.argval
             loads = "GLOBAL" in step.opname or step.opname == "LOAD_NAME"
             if not loads or name not in function.__globals__:

@@ -84,7 +84,7 @@ def sweep(
         Paused: the time that LAZYLIB_MINUTES gives is over; no cell of a store begins after it.
     """
     grid, fixed = _checked_grid(grid), dict(fixed or {})
-    points = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
+    points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     _check_arguments(run, points[0], fixed)
     n_jobs, scheduler = _checked_jobs(n_jobs), os.environ.get("LAZYLIB_SCHEDULER")
 
@@ -95,7 +95,7 @@ def sweep(
         code = identity(["lazylib", _LOADED, source_digest(), "fixed", sorted(fixed.items()), "run", run], {})
         keys = [digest(code, identity(sorted(point.items()), {})).hex() for point in points]
         files = {path.name.partition("-")[0]: path for path in folder.glob("*-*.nc")}
-        cells = [_read(files[key], point) if key in files else None for key, point in zip(keys, points)]
+        cells = [_read(files[key], point) if key in files else None for key, point in zip(keys, points, strict=True)]
 
     todo = [i for i, cell in enumerate(cells) if cell is None]
     where = "cluster" if scheduler else "process" if n_jobs != 1 else "here"
@@ -121,13 +121,14 @@ def sweep(
     if failures:
         first = min(failures)
         others = "the others are stored" if folder else "no store"
-        error = RuntimeError(f"run failed in {len(failures)} of {len(points)} cells ({others}), "
-                             f"first at {_text(points[first])}: {failures[first].splitlines()[-1]}")
-        error.add_note(failures[first])
-        raise error
-    if left := sum(cell is None for cell in cells):
-        raise Paused(f"{left} of {len(points)} cells of {title} are left: run again to go on")
-    return _combine(cells, points, grid)
+        failed = RuntimeError(f"run failed in {len(failures)} of {len(points)} cells ({others}), "
+                              f"first at {_text(points[first])}: {failures[first].splitlines()[-1]}")
+        failed.add_note(failures[first])
+        raise failed
+    done = [cell for cell in cells if cell is not None]
+    if left := len(cells) - len(done):
+        raise Paused(f"{left} of {len(cells)} cells of {title} are left: run again to go on")
+    return _combine(done, points, grid)
 
 
 # ---- one cell ----
@@ -191,7 +192,7 @@ def _combine(cells: list[xr.Dataset], points: list[Point], grid: dict[str, list]
 
     first = cells[0]
     shared = [name for name in first.variables if name in first.dims]
-    for point, cell in zip(points, cells):
+    for point, cell in zip(points, cells, strict=True):
         if layout(cell) != layout(first):
             raise ValueError("run must return the same names, dimensions and shapes at every point, but "
                              f"{_text(point)} gives {layout(cell)} and "
