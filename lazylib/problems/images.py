@@ -327,7 +327,7 @@ def _load(name: str) -> Path:
     """Download a set whole or not at all, and never over a file that is there; returns its folder."""
     chosen, root = _set(name), folders()[0]
     target = root / chosen.folder
-    do = f"put them into {target} by hand, or let LAZYLIB_DATA name the folder above {chosen.folder}"
+    do = f"put its files into {target} by hand, or let LAZYLIB_DATA name the folder above {chosen.folder}"
     looked = " or ".join(dict.fromkeys(str(path / chosen.folder) for path in folders()))
     if os.environ.get("LAZYLIB_OFFLINE"):
         raise DataMissing(
