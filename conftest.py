@@ -1,4 +1,4 @@
-"""What is not tested on this machine is said: outputs that need a data set, and a closing line that counts all skips."""
+"""What is not tested here is said: outputs that need a data set, and a closing line that counts all skips."""
 
 from collections import Counter
 

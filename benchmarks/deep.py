@@ -1,12 +1,12 @@
 """Deep fully connected nets: the layerwise tangent kernel against gradients sample by sample, and the stabilized flow
 against the adaptive Euler steps of GSJW.
 
-Kernel: L = 3, h = 100, d = 784, N inputs, float32; the Gram matrix of one net by a loop of gradients, by the product of
-vmap(grad), and layer by layer.  Flow: Fashion-MNIST by parity, soft hinge loss, until every training margin exceeds 1.
-The Euler steps are those of GSJW: a step is taken back and halved unless α max|Δf| < 0.1 and the gradient changes by less
-than 1e-4 of its square (‖∇ − ∇′‖² < 1e-4 ‖∇‖‖∇′‖), else the next one is 1.1 times as long.  Every gradient counts, those taken
-back as well; the flow's count includes its estimates of the spectral radius, and its differentials (one a step) are listed.
-One process, all cores.
+Kernel: L = 3, h = 100, d = 784, N inputs, float32; the Gram matrix of one net by a loop of gradients, by the product
+of vmap(grad), and layer by layer.  Flow: Fashion-MNIST by parity, soft hinge loss, until every training margin
+exceeds 1.  The Euler steps are those of GSJW: a step is taken back and halved unless α max|Δf| < 0.1 and the gradient
+changes by less than 1e-4 of its square (‖∇ − ∇′‖² < 1e-4 ‖∇‖‖∇′‖), else the next one is 1.1 times as long.  Every
+gradient counts, those taken back as well; the flow's count includes its estimates of the spectral radius, and its
+differentials (one a step) are listed.  One process, all cores.
 """
 
 import argparse
@@ -59,8 +59,10 @@ def kernel(inputs: int) -> tuple[bool, list]:
         print(f"| {name} | {seconds:.3f} | {ratios[-1]:.0f} | {difference:.1e} |", flush=True)
     error = float((theta - exact).norm() / exact.norm())
     print(f"| layer by layer | {own:.4f} | 1 | {error:.1e} (to float64) |\n")
-    aims = [(f"{name} ≥ {least} times slower: {ratio:.0f}", ratio >= least)
-            for name, least, ratio in zip(("loop", "vmap(grad)"), (50, 30), ratios, strict=True)]
+    aims = [
+        (f"{name} ≥ {least} times slower: {ratio:.0f}", ratio >= least)
+        for name, least, ratio in zip(("loop", "vmap(grad)"), (50, 30), ratios, strict=True)
+    ]
     return close and error < 1e-5, aims
 
 
@@ -82,8 +84,10 @@ def euler(objective, limit: int) -> tuple[torch.Tensor, int, float]:
 
 
 def flow(n: int, runs: int, limit: int) -> tuple[bool, list]:
-    print(f"| √h·α (n = {n}) | Euler, gradients | flow, gradients | differentials | ratio | test error, Euler | flow | sign differs |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(
+        f"| √h·α (n = {n}) | Euler, gradients | flow, gradients | differentials | ratio | test error, Euler | flow "
+        "| sign differs |\n|---|---|---|---|---|---|---|---|"
+    )
     ratios, same = [], True
     for scale in SCALES:
         rows = []
@@ -95,14 +99,18 @@ def flow(n: int, runs: int, limit: int) -> tuple[bool, list]:
             assert result.reached.all(), f"a flow did not reach the margin: {result.status}"
             plain, fast = objective.outputs(u, data.x_test), objective.outputs(result.u, data.x_test)
             differs = float((plain * fast < 0).double().mean())
-            rows.append((count, int(result.evals[0]), int(result.steps[0]), float(data.error(plain)), float(data.error(fast)), differs))
+            errors = float(data.error(plain)), float(data.error(fast))
+            rows.append((count, int(result.evals[0]), int(result.steps[0]), *errors, differs))
         count, evals, steps, plain, fast, differs = map(statistics.mean, zip(*rows, strict=True))
         unfinished = any(row[0] >= limit for row in rows)
         ratios.append(count / evals)
         same &= abs(fast - plain) < 0.004
         more = "≥ " if unfinished else ""
-        print(f"| {scale:g} | {more}{count:.0f} | {evals:.0f} | {steps:.0f} | {more}{ratios[-1]:.0f} | {100 * plain:.2f} % | {100 * fast:.2f} % "
-              f"| {100 * differs:.2f} % |", flush=True)
+        print(
+            f"| {scale:g} | {more}{count:.0f} | {evals:.0f} | {steps:.0f} | {more}{ratios[-1]:.0f} "
+            f"| {100 * plain:.2f} % | {100 * fast:.2f} % | {100 * differs:.2f} % |",
+            flush=True,
+        )
     print()
     return same, [(f"gradients ≥ 10 times fewer at every scale: {min(ratios):.0f}", min(ratios) >= 10)]
 

@@ -61,8 +61,10 @@ def main():
     net = TwoLayer(100, 50)
     problem = teacher_student(list(timed))
     flow_losses(net, 1.0, list(timed), 1.0, torch.float32, RTOL)  # warm up
-    print("| τ | plain loop, s a run | flow, s a run | ratio | gradients a run | error, mean | error, worst | references differ, worst |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(
+        "| τ | plain loop, s a run | flow, s a run | ratio | gradients a run | error, mean | error, worst "
+        "| references differ, worst |\n|---|---|---|---|---|---|---|---|"
+    )
     ratios, means, worst, own = [], [], [], []
     for tau in TAUS:
         step = min(10.0, 0.1 / tau**2)

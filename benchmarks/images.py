@@ -43,7 +43,7 @@ def published_loop(data: Images, net: torch.nn.Module, epochs: int) -> tuple[flo
         transforms.Normalize(data.mean, data.std),
     ]
     transform = transforms.Compose(steps)
-    pairs = list(zip(data.x, data.y.tolist()))
+    pairs = list(zip(data.x, data.y.tolist(), strict=True))
     loader = torch.utils.data.DataLoader(
         pairs,
         BATCH,
@@ -77,9 +77,7 @@ def ours(data: Images, net: torch.nn.Module, alpha: float, epochs: int) -> tuple
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--k", type=float, default=0.25, help="widening factor")
     parser.add_argument("--images", type=int, default=512, help="training images")
     given = parser.parse_args()
@@ -91,9 +89,7 @@ def main() -> int:
         for alpha in (1.0, 10.0, math.inf):
             seconds, found = ours(data, net, alpha, 3)
             ratios[name, alpha] = plain / seconds
-            wrong |= (
-                alpha == 1 and abs(found - loss) > 0.05 * loss
-            )  # other orders and crops of the same images
+            wrong |= alpha == 1 and abs(found - loss) > 0.05 * loss  # other orders and crops of the same images
             print(
                 f"| {name}, k = {given.k:g} | {len(data.x) / plain:.0f} | {alpha:g} "
                 f"| {len(data.x) / seconds:.0f} "

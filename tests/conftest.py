@@ -48,9 +48,7 @@ def _same_state_for_every_test():
     torch.set_default_dtype(torch.float32)
     torch.set_default_device("cpu")
     torch.set_grad_enabled(grad)
-    assert not changed, (
-        f"this test, or what it called, changed torch's {' and '.join(changed)} and left it so"
-    )
+    assert not changed, f"this test, or what it called, changed torch's {' and '.join(changed)} and left it so"
 
 
 @pytest.fixture

@@ -31,9 +31,7 @@ def figure(alt: str | None = "a line that rises", **metadata: object) -> Noteboo
 
 def notebook(*cells: NotebookNode) -> NotebookNode:
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    return new_notebook(
-        cells=list(cells), metadata={"kernelspec": kernel, "language_info": {"name": "python"}}
-    )
+    return new_notebook(cells=list(cells), metadata={"kernelspec": kernel, "language_info": {"name": "python"}})
 
 
 def write(path, *cells: NotebookNode):

@@ -66,9 +66,7 @@ def test_every_page_is_built(site):
 
 def article(site: Path, page: str) -> str:
     """The page's own part of its HTML, without navigation."""
-    return (
-        (site / f"{page}.html").read_text(encoding="utf-8").split("<article", 1)[1].split("</article>", 1)[0]
-    )
+    return (site / f"{page}.html").read_text(encoding="utf-8").split("<article", 1)[1].split("</article>", 1)[0]
 
 
 def test_no_dollar_is_left_beside_mathematics(site):
@@ -83,9 +81,7 @@ def test_no_picture_lacks_its_text(site):
         for picture in re.findall(r"<img\b[^>]*>", body):
             alt = re.search(r'alt="([^"]*)"', picture)
             # Without a text the builder puts the file's name there.
-            assert alt and alt[1].strip() and not re.search(r"\.(png|svg|jpe?g)$", alt[1]), (
-                f"{page}: {picture}"
-            )
+            assert alt and alt[1].strip() and not re.search(r"\.(png|svg|jpe?g)$", alt[1]), f"{page}: {picture}"
 
 
 @pytest.fixture
@@ -273,9 +269,7 @@ def browser():
         "--disable-component-update",
     ]
     with playwright.sync_playwright() as play:
-        chromium = play.chromium.launch(
-            executable_path=browser_path(), args=["--no-sandbox", "--disable-gpu", *quiet]
-        )
+        chromium = play.chromium.launch(executable_path=browser_path(), args=["--no-sandbox", "--disable-gpu", *quiet])
         yield chromium
         chromium.close()
 

@@ -83,11 +83,7 @@ def test_a_chapter_runs_at_smoke(path, tmp_path):
 def test_every_parameter_has_a_type_and_a_meaning(path):
     known = parameters(path)
     assert list(known)[0] == "preset" and known["preset"]["default"] == '"laptop"'
-    bare = [
-        name
-        for name, entry in known.items()
-        if entry["inferred_type_name"] == "None" or not entry["help"].strip()
-    ]
+    bare = [name for name, entry in known.items() if entry["inferred_type_name"] == "None" or not entry["help"].strip()]
     assert not bare, f"without a type or a comment: {bare}"
 
 
@@ -118,9 +114,7 @@ def test_from_the_command_line_too(name, value, tmp_path, monkeypatch):
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode != 0, "papermill went on"
     assert re.match(r"ValueError: .*\.$", last) and name in last, f"not one sentence about {name}: {last!r}"
-    executed = [
-        cell for cell in nbformat.read(tmp_path / "out.ipynb", as_version=4).cells if cell.get("outputs")
-    ]
+    executed = [cell for cell in nbformat.read(tmp_path / "out.ipynb", as_version=4).cells if cell.get("outputs")]
     assert len(executed) == 1, "work had begun before the value was refused"
     assert path.read_bytes() == before and not (tmp_path / "ledger").exists()
 
@@ -145,7 +139,9 @@ def test_on_a_machine_that_has_nothing(tmp_path):
 
     assert "chapter 7 runs on the sample of Fashion-MNIST" in run("tools.ready", "book").stdout
     run("papermill", CHAPTERS["07_cifar_gap"], tmp_path / "out.ipynb", "-p", "preset", "smoke", "--no-progress-bar")
-    outputs = [out for cell in nbformat.read(tmp_path / "out.ipynb", as_version=4).cells for out in cell.get("outputs", [])]
+    outputs = [
+        out for cell in nbformat.read(tmp_path / "out.ipynb", as_version=4).cells for out in cell.get("outputs", [])
+    ]
     printed = "".join(out.text for out in outputs if out.output_type == "stream")
     assert "runs on the sample of Fashion-MNIST instead" in printed and "download" not in printed.lower()
     records = [json.loads(path.read_text()) for path in (tmp_path / "ledger").rglob("*.json")]

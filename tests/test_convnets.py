@@ -68,7 +68,7 @@ def test_there_is_no_batch_normalization_and_a_seed_fixes_the_weights():
         convnet("resnet18", 1 / 8, seed=1),
     )
     assert not any("Norm" in type(layer).__name__ for layer in net.modules())
-    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), same.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), same.parameters(), strict=True))
     assert not torch.equal(next(net.parameters()), next(other.parameters()))
 
 

@@ -82,8 +82,9 @@ def test_hessian_norm_on_a_grid_of_output_directions():
     second = tensors(h, w)[1]
     t = torch.linspace(0, math.pi, 20001, dtype=F64)
     nu = torch.stack([t.cos(), t.sin()], dim=1)
-    best = max(torch.linalg.eigvalsh(torch.einsum("rn,npq->rpq", part, second)).abs().max().item()
-               for part in nu.split(2000))
+    best = max(
+        torch.linalg.eigvalsh(torch.einsum("rn,npq->rpq", part, second)).abs().max().item() for part in nu.split(2000)
+    )
     assert hessian_norm(h, w).value == pytest.approx(best, rel=1e-7)  # spacing²/8 = 3e-9
 
 

@@ -43,7 +43,9 @@ def test_preactivations_and_output_start_with_unit_variance(activation):
     w = net.init(range(20), dtype=F64)
     z, _ = _kernel_paths._factors(net, w, x)
     for (weight, _), c, below in zip(net.split(w), net.factors, z, strict=True):
-        assert float((c * (weight @ below)).square().mean()) == pytest.approx(1, abs=0.35 if len(weight[0]) == 1 else 0.1)
+        assert float((c * (weight @ below)).square().mean()) == pytest.approx(
+            1, abs=0.35 if len(weight[0]) == 1 else 0.1
+        )
 
 
 def test_split_is_a_partition_of_the_parameters():

@@ -220,6 +220,14 @@ def test_a_set_that_is_not_the_real_one_is_not_taken(made, tmp_path, monkeypatch
     assert where("cifar10") is None
 
 
+def test_an_archive_that_lacks_a_file_is_not_taken(made, tmp_path, monkeypatch):
+    serve(monkeypatch, made, tmp_path)
+    (made["cifar10"] / "data_batch_3").unlink()
+    with pytest.raises(DataMissing, match="has no data_batch_3"):
+        read("cifar10")
+    assert where("cifar10") is None
+
+
 def test_nothing_is_loaded_where_that_is_forbidden(made, tmp_path, monkeypatch):
     asked = serve(monkeypatch, made, tmp_path)
     monkeypatch.setenv("LAZYLIB_OFFLINE", "1")
@@ -300,7 +308,7 @@ def test_augmentation_is_pad_crop_and_flip():
     x = torch.randint(256, (20, 3, 32, 32), dtype=torch.uint8)
     shift, flip = torch.randint(9, (20, 2)), torch.rand(20) < 0.5
     found = augment(x, shift, flip)
-    for image, (row, column), mirrored, got in zip(x, shift.tolist(), flip, found):
+    for image, (row, column), mirrored, got in zip(x, shift.tolist(), flip, found, strict=True):
         big = torch.zeros(3, 40, 40, dtype=torch.uint8)
         big[:, 4:36, 4:36] = image
         wanted = big[:, row : row + 32, column : column + 32]

@@ -43,9 +43,7 @@ def test_pca_plane_against_the_covariance_matrix():
     torch.testing.assert_close(plane.origin, w.mean(0))
     for k in range(2):
         assert plane.directions[k].norm().item() == pytest.approx(values[-1 - k].sqrt().item())
-        assert abs(float(plane.directions[k] @ vectors[:, -1 - k])) == pytest.approx(
-            values[-1 - k].sqrt().item()
-        )
+        assert abs(float(plane.directions[k] @ vectors[:, -1 - k])) == pytest.approx(values[-1 - k].sqrt().item())
         assert plane.share[k] == pytest.approx(float(values[-1 - k] / values.sum()))
     torch.testing.assert_close(plane.coordinates(w).std(0), torch.ones(2, dtype=F64))  # the unit of s and t
 
@@ -84,9 +82,7 @@ def test_the_grid_is_the_loop_over_its_points(net, block, problem, monkeypatch):
         [
             [
                 float(
-                    losses(net, problem.x, problem.y)(
-                        plane.origin + a * plane.directions[0] + b * plane.directions[1]
-                    )
+                    losses(net, problem.x, problem.y)(plane.origin + a * plane.directions[0] + b * plane.directions[1])
                 )
                 for b in t.double()
             ]
@@ -95,9 +91,7 @@ def test_the_grid_is_the_loop_over_its_points(net, block, problem, monkeypatch):
         dtype=F64,
     )
     torch.testing.assert_close(plane_loss(net, plane, s, t, problem.x, problem.y), expected)
-    torch.testing.assert_close(
-        plane_values(losses(net, problem.x, problem.y), plane, s, t, block=7), expected
-    )
+    torch.testing.assert_close(plane_values(losses(net, problem.x, problem.y), plane, s, t, block=7), expected)
 
 
 def test_threads_and_blocks_do_not_change_the_loss_on_a_plane(monkeypatch):
@@ -131,9 +125,7 @@ def test_filters_are_the_weights_into_a_unit(net):
 
 
 def test_a_module_has_filters_and_its_biases_none():
-    module = torch.nn.Sequential(
-        torch.nn.Conv2d(2, 3, 2), torch.nn.Flatten(), torch.nn.Linear(12, 2)
-    ).double()
+    module = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 2), torch.nn.Flatten(), torch.nn.Linear(12, 2)).double()
     net, w = from_module(module)
     expected = torch.cat(
         [
@@ -177,8 +169,7 @@ def test_align_finds_the_best_of_all_permutations_and_keeps_the_function(problem
     w, reference = rows(2, net.size)
     aligned = align(net, w, reference)
     best = min(
-        float((permute(net, w, torch.tensor(order)) - reference).norm())
-        for order in itertools.permutations(range(5))
+        float((permute(net, w, torch.tensor(order)) - reference).norm()) for order in itertools.permutations(range(5))
     )
     assert float((aligned - reference).norm()) == pytest.approx(best)
     torch.testing.assert_close(net(aligned, problem.x), net(w, problem.x))
@@ -202,9 +193,7 @@ def test_a_plane_of_one_shuffled_network_has_a_bump_that_alignment_removes(probl
         [permute(net, w, torch.randperm(30, generator=torch.Generator().manual_seed(k))) for k in range(6)]
     )
     f = losses(net, problem.x, y)
-    assert float(f(copies).max()) < 1e-20 and float(barrier(f, copies[0], copies[1:]).min()) > 0.1 * float(
-        y.var()
-    )
+    assert float(f(copies).max()) < 1e-20 and float(barrier(f, copies[0], copies[1:]).min()) > 0.1 * float(y.var())
     assert float(f(copies.mean(0)[None])) > 0.1 * float(y.var())
     assert float(barrier(f, copies[0], align(net, copies, copies[0])).max()) < 1e-20
 

@@ -51,3 +51,9 @@ def test_an_unknown_layer_with_weights_is_named():
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten())
     with pytest.raises(TypeError, match="BatchNorm2d"):
         tangent_kernel(net, None, torch.randn(2, 1, 5, 5))
+
+
+def test_a_padding_in_words_is_refused():
+    net = nn.Sequential(nn.Conv2d(1, 2, 3, padding="same"), nn.Flatten())
+    with pytest.raises(TypeError, match="zero padding in numbers, not Conv2d"):
+        tangent_kernel(net, None, torch.randn(2, 1, 5, 5))

@@ -16,8 +16,10 @@ from lazylib.book import ledger, provenance
 from lazylib.book.stats import Estimate
 from lazylib.runs import files
 
-IDS = ("K1 K2 K3 K4 T1 T2 T3 T4 P1 P2 P3 P4 P5 S1 S2 A1 L1 L2 C1 C2 C3 C4 W1 B1 B2 B3 B4 "
-       "G1 G2 G3 G4 G5 G6 G7 G8 G9 G10 G11 G12 G13 G14").split()
+IDS = (
+    "K1 K2 K3 K4 T1 T2 T3 T4 P1 P2 P3 P4 P5 S1 S2 A1 L1 L2 C1 C2 C3 C4 W1 B1 B2 B3 B4 "
+    "G1 G2 G3 G4 G5 G6 G7 G8 G9 G10 G11 G12 G13 G14"
+).split()
 
 
 @pytest.fixture(autouse=True)
@@ -73,10 +75,18 @@ def test_check_prints_one_line_and_records(root, capsys):
     assert [path.name for path in (root / "laptop").iterdir()] == ["K2.json"]  # no temporary file is left
 
 
-@pytest.mark.parametrize("holds, verdict", [
-    (True, "holds"), (False, "does not hold"), (np.True_, "holds"), (np.False_, "does not hold"),
-    (torch.tensor(False), "does not hold"), ("caveat", "holds with a caveat"),
-    ("not run", "not run at this scale")])
+@pytest.mark.parametrize(
+    "holds, verdict",
+    [
+        (True, "holds"),
+        (False, "does not hold"),
+        (np.True_, "holds"),
+        (np.False_, "does not hold"),
+        (torch.tensor(False), "does not hold"),
+        ("caveat", "holds with a caveat"),
+        ("not run", "not run at this scale"),
+    ],
+)
 def test_verdicts(root, holds, verdict):
     ledger.check("K1", holds, value=1.0)
     assert read(root / "laptop/K1.json")["verdict"] == verdict
@@ -92,22 +102,25 @@ def test_an_estimate_brings_interval_and_seeds(root, capsys):
     assert read(root / "laptop/K4.json")["ci"] is None
 
 
-@pytest.mark.parametrize("arguments, sentence", [
-    (("Z9", True, 1.0), r"a claim must be one of K1, .*, not 'Z9'\."),
-    (("K1", "maybe", 1.0), r"K1: holds must be True, False, .*, not 'maybe'\."),
-    (("K1", float("nan"), 1.0), r"K1: holds must be .*, not nan\."),
-    (("K1", None, 1.0), r"K1: holds must be .*, not None\."),
-    (("K1", 1, 1.0), r"K1: holds must be .*, not 1\."),
-    (("K1", True), r"K1: the value must be a finite number.*, not None\."),
-    (("K1", True, float("nan")), r"K1: the value must be .*, not nan\."),
-    (("K1", True, np.float64("inf")), r"K1: the value must be .*, not inf\."),
-    (("K1", True, torch.tensor(float("nan"))), r"K1: the value must be .*, not nan\."),
-    (("K1", True, np.array([1.0, 2.0])), r"K1: the value must be .*, not array.*\."),
-    (("K1", True, " "), r"K1: the value must be .*, not ' '\."),
-    (("K1", True, 1.0, (float("nan"), 2.0)), r"K1: the interval must be .* not \(nan, 2.0\)\."),
-    (("K1", True, Estimate(float("nan"), 1.0, 2.0, 3)), r"K1: the value must be .*, not nan\."),
-    (("K1", True, 1.0, (2.0, 1.0)), r"K1: the interval must be .* not \(2.0, 1.0\)\."),
-])
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (("Z9", True, 1.0), r"a claim must be one of K1, .*, not 'Z9'\."),
+        (("K1", "maybe", 1.0), r"K1: holds must be True, False, .*, not 'maybe'\."),
+        (("K1", float("nan"), 1.0), r"K1: holds must be .*, not nan\."),
+        (("K1", None, 1.0), r"K1: holds must be .*, not None\."),
+        (("K1", 1, 1.0), r"K1: holds must be .*, not 1\."),
+        (("K1", True), r"K1: the value must be a finite number.*, not None\."),
+        (("K1", True, float("nan")), r"K1: the value must be .*, not nan\."),
+        (("K1", True, np.float64("inf")), r"K1: the value must be .*, not inf\."),
+        (("K1", True, torch.tensor(float("nan"))), r"K1: the value must be .*, not nan\."),
+        (("K1", True, np.array([1.0, 2.0])), r"K1: the value must be .*, not array.*\."),
+        (("K1", True, " "), r"K1: the value must be .*, not ' '\."),
+        (("K1", True, 1.0, (float("nan"), 2.0)), r"K1: the interval must be .* not \(nan, 2.0\)\."),
+        (("K1", True, Estimate(float("nan"), 1.0, 2.0, 3)), r"K1: the value must be .*, not nan\."),
+        (("K1", True, 1.0, (2.0, 1.0)), r"K1: the interval must be .* not \(2.0, 1.0\)\."),
+    ],
+)
 def test_bad_checks_record_nothing(root, capsys, arguments, sentence):
     with pytest.raises(ValueError, match=f"^{sentence}$"):
         ledger.check(*arguments)
@@ -129,6 +142,7 @@ def test_a_failed_write_leaves_the_old_record(root, monkeypatch):
 
     def full(*_):
         raise OSError(28, "No space left on device")
+
     monkeypatch.setattr(os, "fsync", full)
     with pytest.warns(UserWarning, match="K1 is not recorded: .*No space left"):
         ledger.check("K1", False, 2.0)
@@ -178,13 +192,15 @@ def test_verdict_line_says_where_a_larger_run_found_otherwise(root):
     ledger.start("laptop", {})
     for id in ("K1", "K2", "K3"):
         ledger.check(id, True, 1.0)
-    assert ledger.verdict_line("K1", "K2", "K3").endswith("[ledger](ledger.ipynb)). In a larger run (cpu): **K1** ✗ does not hold")
+    line = ledger.verdict_line("K1", "K2", "K3")
+    assert line.endswith("[ledger](ledger.ipynb)). In a larger run (cpu): **K1** ✗ does not hold")
 
 
 def test_the_largest_run_that_decided_a_claim_gives_the_verdict(root):
-    for scale, verdicts in {"laptop": (True, True, "not run"), "cpu": ("caveat", "not run", False), "paper": (False, None, None)}.items():
+    runs = {"laptop": (True, True, "not run"), "cpu": ("caveat", "not run", False), "paper": (False, None, None)}
+    for scale, verdicts in runs.items():
         ledger.start(scale, {})
-        for id, holds in zip(("K1", "K2", "K3"), verdicts):
+        for id, holds in zip(("K1", "K2", "K3"), verdicts, strict=True):
             if holds is not None:
                 ledger.check(id, holds, 1.0)
     rows = {row["id"]: row for row in ledger.table()}
@@ -203,8 +219,10 @@ def test_the_environment_moves_live_records_only(root, tmp_path, monkeypatch):
     assert (row["live"]["value"], row["paper"]["value"]) == (2.0, 1.0)
 
 
-@pytest.mark.parametrize("damage", [lambda text: text[:40], lambda text: "", lambda text: "[]",
-                                    lambda text: text.replace('"device"', '"devil"')])
+@pytest.mark.parametrize(
+    "damage",
+    [lambda text: text[:40], lambda text: "", lambda text: "[]", lambda text: text.replace('"device"', '"devil"')],
+)
 def test_damaged_records_count_as_not_run(root, damage):
     ledger.check("K1", True, 1.0)
     path = root / "laptop/K1.json"
@@ -223,13 +241,13 @@ def test_html_says_it_in_words_and_links_existing_chapters_only(book):
     html = ledger.html(rows)
     links = set(re.findall(r'href="([^"#]*)(?:#claim-K[1-4])?"', html))
     assert links == {"01_kappa_criterion.html"}
-    row = html[html.index('id="claim-K1"'):html.index('id="claim-K2"')]
+    row = html[html.index('id="claim-K1"') : html.index('id="claim-K2"')]
     assert "κ &lt; 1 <i>(COB)</i>" in row
     assert "0.1 &lt; κ, 1 seed<br>a &lt;b&gt; &amp; c" in row and "<b> &" not in row
     assert "0.25 [0.2, 0.3], 30 seeds" in row and "≈ holds with a caveat" in row  # the live verdict differs
     assert row.count("✗ does not hold") == 1 and provenance._cpu() in row.replace("&amp;", "&")
-    assert html.count("<tr id=") == 41 and "✗" not in html[html.index('id="claim-K2"'):]
-    assert "– not run yet" in html[html.index('id="claim-K2"'):]
+    assert html.count("<tr id=") == 41 and "✗" not in html[html.index('id="claim-K2"') :]
+    assert "– not run yet" in html[html.index('id="claim-K2"') :]
 
 
 def test_glue_stores_plain_numbers_and_texts(monkeypatch):
@@ -237,11 +255,16 @@ def test_glue_stores_plain_numbers_and_texts(monkeypatch):
 
     def display(data, metadata, raw):
         shown.append((data, metadata, raw))
+
     monkeypatch.setattr("IPython.display.display", display)
     ledger.glue(a=np.float64(0.125), b=torch.tensor(3), c="**x**", d=Estimate(2.0, 1.5, 2.5, 4))
     prefix = "application/papermill.record/"
     assert [data[prefix + "text/plain"] for data, *_ in shown] == [
-        "0.125", "3", "**x**", str(Estimate(2.0, 1.5, 2.5, 4))]
+        "0.125",
+        "3",
+        "**x**",
+        str(Estimate(2.0, 1.5, 2.5, 4)),
+    ]
     assert shown[2][0][prefix + "text/markdown"] == "**x**" and prefix + "text/markdown" not in shown[0][0]
     assert shown[0][1] == {"scrapbook": {"name": "a", "mime_prefix": prefix}} and shown[0][2] is True
 
@@ -254,6 +277,11 @@ def test_the_code_state_follows_the_sources(tmp_path):
     states = []
     for text in (source, source + "\n"):
         (package / "book" / "ledger.py").write_text(text, encoding="utf-8")
-        states.append(json.loads(subprocess.check_output(
-            [sys.executable, "-c", program], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)})))
+        states.append(
+            json.loads(
+                subprocess.check_output(
+                    [sys.executable, "-c", program], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)}
+                )
+            )
+        )
     assert states[0]["lazylib"] != states[1]["lazylib"] and states[0]["commit"] is None

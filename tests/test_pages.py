@@ -94,7 +94,16 @@ def test_every_room_has_a_page_with_all_that_it_exports():
 
 
 def test_a_paragraph_of_names_and_meanings_becomes_a_list_and_others_stay():
-    text = ["What it does.", "", "x: one", "    and more", "y, z: two", "", "Not: a list,", "since nothing is indented."]
+    text = [
+        "What it does.",
+        "",
+        "x: one",
+        "    and more",
+        "y, z: two",
+        "",
+        "Not: a list,",
+        "since nothing is indented.",
+    ]
     assert api.as_list(text)[:5] == ["What it does.", "", "- x: one", "  and more", "- y, z: two"]
     assert api.as_list(text)[6:8] == text[6:]
     assert api.as_list([*text[2:5], ""])[:3] == ["- x: one", "  and more", "- y, z: two"]  # the last paragraph as well

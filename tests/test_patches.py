@@ -14,9 +14,7 @@ def stripes():
     y = torch.randint(2, (600,), generator=rng)
     phase = torch.randint(4, (600,), generator=rng)
     wave = ((torch.arange(16)[None] + phase[:, None]) // 2 % 2 * 120 + 60).float()  # (n, 16)
-    x = torch.where(
-        y[:, None, None] == 0, wave[:, :, None].expand(-1, -1, 16), wave[:, None, :].expand(-1, 16, -1)
-    )
+    x = torch.where(y[:, None, None] == 0, wave[:, :, None].expand(-1, -1, 16), wave[:, None, :].expand(-1, 16, -1))
     x = (x + 30 * torch.rand(x.shape, generator=rng)).to(torch.uint8)[:, None]
     return Images("stripes", x[:400], y[:400], x[400:], y[400:], (0.5,), (0.25,))
 

@@ -75,9 +75,7 @@ def test_an_error_in_the_runs_of_s1_is_found(error):
 def test_a_wrong_explanation_is_not_told(error):
     """The curve is still inverted, but the page must not say why: the caveat of S1 goes."""
     patches, parameters = EXPLANATION[error]
-    assert (
-        verdicts(run_cells(CHAPTER, patches=patches, parameters={**ONLY_S1, **parameters}))["S1"] == "holds"
-    )
+    assert verdicts(run_cells(CHAPTER, patches=patches, parameters={**ONLY_S1, **parameters}))["S1"] == "holds"
 
 
 @pytest.mark.parametrize("error", S2)

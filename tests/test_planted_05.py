@@ -17,12 +17,18 @@ SLOPES, KAPPA, CURVES = ["slopes = {"], ["q_kappa = {"], ["exact = sweep("]
 
 PLANTED = {  # what is wrong → lines replaced, cells run again
     "α missing in the target": ({"problem.y[row] / scale[1])\n    test": "problem.y[row])\n    test"}, SLOPES),
-    "α² forgotten in the reported loss": ({'flow.observed["loss"] * (alpha**2 / null)': 'flow.observed["loss"] * (1 / null)'}, SLOPES),
+    "α² forgotten in the reported loss": (
+        {'flow.observed["loss"] * (alpha**2 / null)': 'flow.observed["loss"] * (1 / null)'},
+        SLOPES,
+    ),
     "fixed time in place of kernel time": (
         {"T = S / kernel_rate(net, w0, problem.x[row])": "T = 0.01 * S + 0 * kernel_rate(net, w0, problem.x[row])"},
         SLOPES,
     ),
-    "a layer too many": ({"layers = lambda q: (p.slope_width,) * (q - 1)": "layers = lambda q: (p.slope_width,) * q"}, SLOPES),
+    "a layer too many": (
+        {"layers = lambda q: (p.slope_width,) * (q - 1)": "layers = lambda q: (p.slope_width,) * q"},
+        SLOPES,
+    ),
     "τ grid reversed": ({"(dims, loss[..., 0])": "(dims, loss[:, ::-1, :, 0])"}, []),
     "κ of h in place of αh": ({"curvature / KAPPA_ALPHAS)": "curvature)"}, KAPPA),
     "κ at w₀ = w₁ whatever τ": ({"w0 = tau * w1[0]": "w0 = w1[0]"}, KAPPA),
@@ -33,10 +39,8 @@ PLANTED = {  # what is wrong → lines replaced, cells run again
     ),
     "a new problem in each row of the grid": (
         {
-            "problem = teacher_student([seed], d=p.d, n=p.n, n_test=p.n, dtype=dtype)\n    w1":
-            "problem = teacher_student([seed + int(100 * taus[0])], d=p.d, n=p.n, n_test=p.n, dtype=dtype)\n    w1",
-            "flows = sweep(main_run, {\"seed\": range(p.trials)}, fixed={\"start\": p.start, \"taus\": p.taus, \"alphas\": p.alphas})":
-            "flows = xr.concat([sweep(main_run, {\"seed\": range(p.trials)}, fixed={\"start\": p.start, \"taus\": [t], \"alphas\": p.alphas}) for t in p.taus], \"tau\")",
+            "problem = teacher_student([seed], d=p.d, n=p.n, n_test=p.n, dtype=dtype)\n    w1": "problem = teacher_student([seed + int(100 * taus[0])], d=p.d, n=p.n, n_test=p.n, dtype=dtype)\n    w1",
+            'flows = sweep(main_run, {"seed": range(p.trials)}, fixed={"start": p.start, "taus": p.taus, "alphas": p.alphas})': 'flows = xr.concat([sweep(main_run, {"seed": range(p.trials)}, fixed={"start": p.start, "taus": [t], "alphas": p.alphas}) for t in p.taus], "tau")',
         },
         GRID,
     ),
@@ -50,14 +54,19 @@ def chapter():
     return run_cells(CHAPTER, parameters=SHORT)
 
 
-SWEEP = 'flows = sweep(main_run, {"seed": range(p.trials)}, fixed={"start": p.start, "taus": p.taus, "alphas": p.alphas})'
+SWEEP = (
+    'flows = sweep(main_run, {"seed": range(p.trials)}, fixed={"start": p.start, "taus": p.taus, "alphas": p.alphas})'
+)
 
 
 def judged(chapter, patches, dependents):
     """Verdict after the cells with a patch, their dependents and the claim have been run again."""
     kept = {} if dependents is GRID else {SWEEP: ""}  # definitions stand in the cell of the grid's runs
     lines = ["ledger.check(", *dependents]
-    chosen = lambda cell, touched: touched or any(line in cell.source for line in lines)
+
+    def chosen(cell, touched):
+        return touched or any(line in cell.source for line in lines)
+
     return run_again(chapter, CHAPTER, {**kept, **patches}, chosen)["A1"]
 
 
@@ -80,7 +89,9 @@ def test_the_caveat_is_about_the_published_protocol(chapter):
     assert judged(namespace, {}, []) == "holds"
 
 
-@pytest.mark.parametrize("name, value", [("slope_taus", [1.0, 0.5, 2.0, 3.0]), ("alphas", [1.0, 10.0]), ("start", "centred"), ("m", 7)])
+@pytest.mark.parametrize(
+    "name, value", [("slope_taus", [1.0, 0.5, 2.0, 3.0]), ("alphas", [1.0, 10.0]), ("start", "centred"), ("m", 7)]
+)
 def test_a_wrong_value_is_refused_in_one_sentence(name, value):
     with pytest.raises(ValueError, match=rf"^[^\n]*{name}[^\n]*\.$"):
         run_cells(CHAPTER, parameters={name: value})

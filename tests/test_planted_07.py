@@ -78,8 +78,7 @@ def test_a_planted_error_is_found(error):
     # a patch of the stand-in itself comes first, so that it finds its line
     own = {old: new for old, new in patches.items() if old in next(iter(STANDARD.values()))}
     standard = {
-        old: functools.reduce(lambda line, pair: line.replace(*pair), own.items(), new)
-        for old, new in STANDARD.items()
+        old: functools.reduce(lambda line, pair: line.replace(*pair), own.items(), new) for old, new in STANDARD.items()
     }
     rest = {old: new for old, new in patches.items() if old not in own}
     found = verdicts(run_cells(CHAPTER, patches={**MADE, **standard, **rest}, parameters=SMALL))

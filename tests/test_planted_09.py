@@ -49,7 +49,11 @@ PLANTED = {  # what is wrong → code to replace, sweeps to run again, claims th
         ["ends"],
         {"B4"},
     ),
-    "the flow of B4 is not converged": ({"MARKS = np.linspace(0, 12, 25)": "MARKS = np.linspace(0, 1.2, 25)"}, ["ends"], {"B4"}),
+    "the flow of B4 is not converged": (
+        {"MARKS = np.linspace(0, 12, 25)": "MARKS = np.linspace(0, 1.2, 25)"},
+        ["ends"],
+        {"B4"},
+    ),
     "B4 in the feature regime": ({"alpha = alpha0 *": "alpha = 1e-3 * alpha0 *"}, ["ends"], {"B4"}),
 }
 
@@ -64,7 +68,10 @@ def judged(chapter, patches, sweeps):
     """Verdicts after all cells but the parameters, the untouched sweeps and the exercises have been run again."""
 
     def chosen(cell, touched):
-        if any(part in cell.source for part in ("preset: str", "PRESETS = {", "ledger.glue(")) or "hide-cell" in cell.metadata.tags:
+        if (
+            any(part in cell.source for part in ("preset: str", "PRESETS = {", "ledger.glue("))
+            or "hide-cell" in cell.metadata.tags
+        ):
             return False
         made = {name for name in SWEEPS if f"{name} = sweep(" in cell.source}
         return touched or not made or bool(made & set(sweeps))

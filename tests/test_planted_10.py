@@ -23,14 +23,28 @@ NOT_CLAIMED = {  # what is in no claim is not done, or is done with little
 }  # fmt: skip
 
 PLANTED = {  # what is wrong → the claims that it breaks, lines replaced, parameters changed
-    "α not divided by √h": (["G1"], {"/ math.sqrt(net.h)\n    w0 = net.init(seed, device": "* 1.0\n    w0 = net.init(seed, device"}, G1_ONLY),
-    "the authors' last layer, 1/h": (["G1"], {"torch.tensor(scales, device=p.device) / math.sqrt(net.h)": "torch.tensor(scales, device=p.device) / net.h"}, G1_ONLY),
-    "kernel frozen, and trained on shuffled classes": (
+    "α not divided by √h": (
         ["G1"],
-        {"frozen = frozen_kernel(tangent_kernel(net, w0, data.x), data.y)": "frozen = frozen_kernel(tangent_kernel(net, w0, data.x), data.y.roll(1))"},
+        {"/ math.sqrt(net.h)\n    w0 = net.init(seed, device": "* 1.0\n    w0 = net.init(seed, device"},
         G1_ONLY,
     ),
-    "a run did not reach its margin": (["G1"], {'"reached": flow.reached, "time"': '"reached": flow.reached & (net.h != 90), "time"'}, G1_ONLY),
+    "the authors' last layer, 1/h": (
+        ["G1"],
+        {"torch.tensor(scales, device=p.device) / math.sqrt(net.h)": "torch.tensor(scales, device=p.device) / net.h"},
+        G1_ONLY,
+    ),
+    "kernel frozen, and trained on shuffled classes": (
+        ["G1"],
+        {
+            "frozen = frozen_kernel(tangent_kernel(net, w0, data.x), data.y)": "frozen = frozen_kernel(tangent_kernel(net, w0, data.x), data.y.roll(1))"
+        },
+        G1_ONLY,
+    ),
+    "a run did not reach its margin": (
+        ["G1"],
+        {'"reached": flow.reached, "time"': '"reached": flow.reached & (net.h != 90), "time"'},
+        G1_ONLY,
+    ),
     "classes shuffled for one regime": (
         ["G8"],
         {"case_errors(F, data.y_test)": "case_errors(F, torch.stack([data.y_test, data.y_test.roll(1)]))"},
@@ -38,13 +52,17 @@ PLANTED = {  # what is wrong → the claims that it breaks, lines replaced, para
     ),
     "classes shuffled for one regime at depth 3, for the other at depth 9": (
         ["G8", "G14"],
-        {"case_errors(F, data.y_test)": "case_errors(F, torch.stack([data.y_test, data.y_test.roll(1)][:: 1 if L == 3 else -1]))"},
+        {
+            "case_errors(F, data.y_test)": "case_errors(F, torch.stack([data.y_test, data.y_test.roll(1)][:: 1 if L == 3 else -1]))"
+        },
         CASES_ONLY,
     ),
     "a tolerance that counts": (
         ["G10"],
-        {"    found = measure(data, *train(net, data, seed, scales, rtol))\n": "    found = measure(data, *train(net, data, seed, scales, rtol))\n"
-         "    found['error'] = ('scale', found['error'][1] + 0.05 * (rtol == p.tolerances[0]))\n"},
+        {
+            "    found = measure(data, *train(net, data, seed, scales, rtol))\n": "    found = measure(data, *train(net, data, seed, scales, rtol))\n"
+            "    found['error'] = ('scale', found['error'][1] + 0.05 * (rtol == p.tolerances[0]))\n"
+        },
         TOLERANCE_ONLY,
     ),
 }
@@ -68,7 +86,9 @@ def test_a_planted_error_is_found(error):
     assert {claim: found[claim] for claim in claims} == dict.fromkeys(claims, "does not hold")
 
 
-@pytest.mark.parametrize(("claims", "parameters"), [(["G1"], G1_ONLY), (["G8", "G14"], CASES_ONLY), (["G10"], TOLERANCE_ONLY)])
+@pytest.mark.parametrize(
+    ("claims", "parameters"), [(["G1"], G1_ONLY), (["G8", "G14"], CASES_ONLY), (["G10"], TOLERANCE_ONLY)]
+)
 def test_the_smaller_runs_find_nothing_by_themselves(claims, parameters):
     """Else the tests above would prove nothing."""
     found = verdicts(run_cells(CHAPTER, patches=NOT_CLAIMED, parameters=parameters))

@@ -13,11 +13,18 @@ CHAPTER = ROOT / "chapters" / "11_kernel_evolution.ipynb"
 CLAIMS = ("G4", "G5", "G6", "G7", "G9")
 SOUND = ("holds", "holds with a caveat")
 SWEEPS = ("depths", "few", "frozen", "kinks")
-MADE_OF = {"depths": ["depths"], "frozen": ["frozen"], "kinks": ["kinks"], "both": ["depths", "kinks"]}  # what a planted error runs again
+MADE_OF = {
+    "depths": ["depths"],
+    "frozen": ["frozen"],
+    "kinks": ["kinks"],
+    "both": ["depths", "kinks"],
+}  # what a planted error runs again
 
 PLANTED = {  # what is wrong → code to replace, sweeps to run again, claims that break
     "the root of α": (
-        {"alpha = torch.tensor(scales, device=p.device) / math.sqrt(h)": "alpha = (torch.tensor(scales, device=p.device) / math.sqrt(h)).sqrt()"},
+        {
+            "alpha = torch.tensor(scales, device=p.device) / math.sqrt(h)": "alpha = (torch.tensor(scales, device=p.device) / math.sqrt(h)).sqrt()"
+        },
         "depths",
         {"G4", "G5", "G6"},
     ),
@@ -26,16 +33,50 @@ PLANTED = {  # what is wrong → code to replace, sweeps to run again, claims th
         "depths",
         {"G4", "G5"},
     ),
-    "a run did not reach its margin": ({'"reached": flow.reached, "grad': '"reached": flow.reached & (objective.net.L != 3), "grad'}, "depths", {"G4", "G5", "G6"}),
-    "depths mixed up": ({"FullyConnected(x.shape[1], h, L, activation)": "FullyConnected(x.shape[1], h, 7 - L, activation)"}, "depths", {"G5"}),
-    "α divided by h": ({"alpha = torch.tensor(scales, device=p.device) / math.sqrt(h)": "alpha = torch.tensor(scales, device=p.device) / h * math.sqrt(p.h)"}, "depths", {"G5"}),
-    "times of the loss not divided by α²": ({"first_time(data.t.values, -data": "first_time(data.t.values * data.scale.values[:, None], -data"}, None, {"G6"}),
+    "a run did not reach its margin": (
+        {'"reached": flow.reached, "grad': '"reached": flow.reached & (objective.net.L != 3), "grad'},
+        "depths",
+        {"G4", "G5", "G6"},
+    ),
+    "depths mixed up": (
+        {"FullyConnected(x.shape[1], h, L, activation)": "FullyConnected(x.shape[1], h, 7 - L, activation)"},
+        "depths",
+        {"G5"},
+    ),
+    "α divided by h": (
+        {
+            "alpha = torch.tensor(scales, device=p.device) / math.sqrt(h)": "alpha = torch.tensor(scales, device=p.device) / h * math.sqrt(p.h)"
+        },
+        "depths",
+        {"G5"},
+    ),
+    "times of the loss not divided by α²": (
+        {"first_time(data.t.values, -data": "first_time(data.t.values * data.scale.values[:, None], -data"},
+        None,
+        {"G6"},
+    ),
     "f not divided by √h": ({"np.log(f))) / math.sqrt(data.h.values[j])": "np.log(f)))"}, None, {"G6"}),
     "speeds of all units summed": ({"velocity.square().mean().sqrt()": "velocity.square().sum().sqrt()"}, None, {"G6"}),
-    "the final kernel is the initial one": ({'"final": (w0 + flow.u)[0]}.items()': '"final": w0[0]}.items()'}, "frozen", {"G7"}),
-    "classes shuffled for the frozen kernels": ({"frozen_kernel(theta, y)": "frozen_kernel(theta, y.roll(1))"}, "frozen", {"G7"}),
-    "softplus for ReLU": ({"FullyConnected(x.shape[1], h, L, activation)": "FullyConnected(x.shape[1], h, L)"}, "kinks", {"G9"}),
-    "ReLU for softplus": ({"FullyConnected(x.shape[1], h, L, activation)": 'FullyConnected(x.shape[1], h, L, "relu")'}, "both", {"G9"}),
+    "the final kernel is the initial one": (
+        {'"final": (w0 + flow.u)[0]}.items()': '"final": w0[0]}.items()'},
+        "frozen",
+        {"G7"},
+    ),
+    "classes shuffled for the frozen kernels": (
+        {"frozen_kernel(theta, y)": "frozen_kernel(theta, y.roll(1))"},
+        "frozen",
+        {"G7"},
+    ),
+    "softplus for ReLU": (
+        {"FullyConnected(x.shape[1], h, L, activation)": "FullyConnected(x.shape[1], h, L)"},
+        "kinks",
+        {"G9"},
+    ),
+    "ReLU for softplus": (
+        {"FullyConnected(x.shape[1], h, L, activation)": 'FullyConnected(x.shape[1], h, L, "relu")'},
+        "both",
+        {"G9"},
+    ),
 }
 
 
@@ -65,5 +106,11 @@ def test_nothing_planted_nothing_found(chapter, claim):
 def test_a_planted_error_turns_its_claims(chapter, patches, family, broken):
     found = judged(chapter, patches, family)
     assert {claim for claim, verdict in found.items() if verdict == "does not hold"} >= broken
-    apart = {"depths": {"G7"}, "both": {"G7"}, "frozen": {"G4", "G5", "G6", "G9"}, "kinks": {"G4", "G5", "G6", "G7"}, None: {"G4", "G5", "G7", "G9"}}[family]
+    apart = {
+        "depths": {"G7"},
+        "both": {"G7"},
+        "frozen": {"G4", "G5", "G6", "G9"},
+        "kinks": {"G4", "G5", "G6", "G7"},
+        None: {"G4", "G5", "G7", "G9"},
+    }[family]
     assert {found[claim] for claim in apart} <= set(SOUND)

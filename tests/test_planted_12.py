@@ -22,24 +22,39 @@ FALSE = "does not hold"
 IN_THE_FLOWS = {  # what is wrong → what becomes of the claims, lines replaced
     "a width without effect; an output that is large at small α": (
         {"G2": FALSE, "G12": FALSE},
-        {"FullyConnected(data.x.shape[1], h, 3, bias=bias)": "FullyConnected(data.x.shape[1], 16, 3, bias=bias)", "/ math.sqrt(h)\n    w0": "/ math.sqrt(h) * torch.tensor([1e4 if s == p.feature and not centred else 1.0 for s in scales])\n    w0"},
+        {
+            "FullyConnected(data.x.shape[1], h, 3, bias=bias)": "FullyConnected(data.x.shape[1], 16, 3, bias=bias)",
+            "/ math.sqrt(h)\n    w0": "/ math.sqrt(h) * torch.tensor([1e4 if s == p.feature and not centred else 1.0 for s in scales])\n    w0",
+        },
     ),
     "classes shuffled in the lazy regime; n without effect; the initial output always subtracted; the biases left out": (
         {"G3": FALSE, "G11": FALSE, "G12": FALSE, "G13": "holds"},
-        {"* data.y_test  # (A, n_test)": "* torch.stack([data.y_test.roll(int(s == p.lazy)) for s in scales])", "start : start + n]": "start : start + p.n]",
-         "centred=centred": "centred=True", "bias=bias": "bias=False"},
+        {
+            "* data.y_test  # (A, n_test)": "* torch.stack([data.y_test.roll(int(s == p.lazy)) for s in scales])",
+            "start : start + n]": "start : start + p.n]",
+            "centred=centred": "centred=True",
+            "bias=bias": "bias=False",
+        },
     ),
 }
 AFTER_THEM = {
-    "the standard deviation for the variance": ({"G2": FALSE}, {"x = np.log(s[name].values)": "x = 2 * np.log(s[name].values)"}),
+    "the standard deviation for the variance": (
+        {"G2": FALSE},
+        {"x = np.log(s[name].values)": "x = 2 * np.log(s[name].values)"},
+    ),
     "an ensemble of one": (
         {"G3": FALSE},
-        {"value = (k * of_all - r * of_half.mean(-1)) / (k - r)": "value = of_all", "error(F.mean(-2))": "error(F).mean(-1)",
-         "error(halves(k) @ F)": "(halves(k) @ error(F)[..., None])[..., 0] / (k // 2)"},
+        {
+            "value = (k * of_all - r * of_half.mean(-1)) / (k - r)": "value = of_all",
+            "error(F.mean(-2))": "error(F).mean(-1)",
+            "error(halves(k) @ F)": "(halves(k) @ error(F)[..., None])[..., 0] / (k // 2)",
+        },
     ),
     "a run of each kind did not reach its margin": (
         dict.fromkeys(CLAIMS, FALSE),
-        {"everything = {": "for part in (nets, of_size, of_set, uncentred, biased):\n    part.reached[{name: 0 for name in part.reached.dims}] = False\neverything = {"},
+        {
+            "everything = {": "for part in (nets, of_size, of_set, uncentred, biased):\n    part.reached[{name: 0 for name in part.reached.dims}] = False\neverything = {"
+        },
     ),
 }
 
@@ -76,7 +91,17 @@ def test_an_error_after_them_is_found(error, store):
     assert {claim: found[claim] for claim in claims} == claims
 
 
-@pytest.mark.parametrize("parameters", [{"feature": 0.5}, {"few_scales": [0.01, 5.0, 100.0]}, {"h": 13}, {"widths": [40, 12]}, {"trials": 2}, {"scales": [0.01, 100.0]}])
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"feature": 0.5},
+        {"few_scales": [0.01, 5.0, 100.0]},
+        {"h": 13},
+        {"widths": [40, 12]},
+        {"trials": 2},
+        {"scales": [0.01, 100.0]},
+    ],
+)
 def test_parameters_that_do_not_fit_stop_with_one_sentence(parameters):
     with pytest.raises(ValueError, match=r"^(feature|few_scales|h|widths|trials|scales) must .*\.$"):
         run_cells(CHAPTER, parameters=parameters)

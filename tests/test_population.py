@@ -55,7 +55,9 @@ def test_gradient_agrees_with_monte_carlo_within_its_error_bars(problem):
     a, b = net.split(w)
     pre = x @ b.T
     r = net(w, x) - p.teacher_net(p.teacher[1], x)
-    terms = torch.cat([pre.relu(), (a * (pre > 0))[:, :, None].mul(x[:, None]).flatten(1)], 1) * (net.scale * r)[:, None]
+    terms = (
+        torch.cat([pre.relu(), (a * (pre > 0))[:, :, None].mul(x[:, None]).flatten(1)], 1) * (net.scale * r)[:, None]
+    )
     error = terms.std(0) / math.sqrt(n)
     assert ((terms.mean(0) - g).abs() < 5 * error + 1e-12).all()
 

@@ -1,4 +1,4 @@
-"""The rooms of lazylib: arrows go down only, nothing outside book/ imports it, and importing the package costs nothing."""
+"""The rooms of lazylib: arrows go down only, nothing outside book/ imports it, and importing lazylib costs nothing."""
 
 import ast
 import importlib
@@ -20,7 +20,9 @@ from lazylib.runs import files, source_digest, sweeps
 PACKAGE = files.PACKAGE
 ROOMS = ["nets", "problems", "objectives", "flows", "measures", "runs", "book"]
 MODULES = {
-    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py") if path.stem != "__init__"
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+    for path in PACKAGE.rglob("*.py")
+    if path.stem != "__init__"
 }
 
 

@@ -52,9 +52,7 @@ def test_largest_means_largest_and_not_largest_in_size():
     values = torch.tensor([-5.0, 1.0, 2.0, 0.0], dtype=F64)
     w = torch.zeros(4, dtype=F64)
     assert top_eigenvalue(lambda v: values @ v.square() / 2, w).value == pytest.approx(2)
-    assert top_eigenvalue(lambda v: -v.square().sum(), w[:2]).value == pytest.approx(
-        -2
-    )  # too small for Lanczos
+    assert top_eigenvalue(lambda v: -v.square().sum(), w[:2]).value == pytest.approx(-2)  # too small for Lanczos
 
 
 def test_units_of_the_weights_take_another_parametrization_out():
@@ -65,8 +63,7 @@ def test_units_of_the_weights_take_another_parametrization_out():
     raw, raw_other = (top_eigenvalue(loss_of(k), v, tol=1e-10).value for k, v in ((net, w), (other, c * w)))
     assert raw_other == pytest.approx(raw / c**2)
     same = [
-        top_eigenvalue(loss_of(k), v, unit=filter_rms(k, v), tol=1e-10).value
-        for k, v in ((net, w), (other, c * w))
+        top_eigenvalue(loss_of(k), v, unit=filter_rms(k, v), tol=1e-10).value for k, v in ((net, w), (other, c * w))
     ]
     assert same[0] == pytest.approx(same[1])
 
@@ -75,13 +72,9 @@ def test_trace_in_units_of_the_filters_is_the_mean_curvature_of_random_planes():
     net = TwoLayer(4, 3, "softplus")
     w, loss = net.init(1.0, 0, dtype=F64)[0], loss_of(net)
     product = hessian_product(loss, w)
-    curvatures = torch.stack(
-        [v @ product(v) for seed in range(600) for v in random_plane(net, w, seed).directions[:1]]
-    )
+    curvatures = torch.stack([v @ product(v) for seed in range(600) for v in random_plane(net, w, seed).directions[:1]])
     expected = float((torch.func.hessian(loss)(w).diagonal() * filter_rms(net, w).square()).sum())
-    assert float(curvatures.mean()) == pytest.approx(
-        expected, abs=4 * float(curvatures.std()) / math.sqrt(600)
-    )
+    assert float(curvatures.mean()) == pytest.approx(expected, abs=4 * float(curvatures.std()) / math.sqrt(600))
 
 
 def test_a_torch_module():
@@ -89,9 +82,7 @@ def test_a_torch_module():
     net, w = from_module(module)
     loss = loss_of(net)
     full = torch.func.hessian(loss)(w)
-    assert top_eigenvalue(loss, w, tol=1e-9).value == pytest.approx(
-        float(torch.linalg.eigvalsh(full)[-1]), rel=1e-7
-    )
+    assert top_eigenvalue(loss, w, tol=1e-9).value == pytest.approx(float(torch.linalg.eigvalsh(full)[-1]), rel=1e-7)
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def test_bootstrap_of_labelled_values_finds_the_seeds_wherever_they_are():
     labelled = xr.DataArray(values, dims=("tau", "seed"), coords={"tau": [1, 2, 3], "seed": range(8)})
     estimate, plain = bootstrap(labelled), bootstrap(values, axis=1)
     assert estimate.value.dims == ("tau",) and list(estimate.low.tau) == [1, 2, 3] and estimate.n == 8
-    for ours, theirs in zip(estimate[:3], plain[:3]):
+    for ours, theirs in zip(estimate[:3], plain[:3], strict=True):
         np.testing.assert_array_equal(ours, theirs)
     one = bootstrap(values[1])
     assert plain.high[1] == one.high and plain.low[1] == one.low
@@ -59,11 +59,14 @@ def test_bootstrap_is_deterministic_and_one_seed_gives_no_interval():
     assert bootstrap(sample, confidence=0.5).high < bootstrap(sample, confidence=0.99).high
 
 
-@pytest.mark.parametrize("values, confidence, sentence", [
-    ([1.0, np.nan, np.inf], 0.95, "values must be finite, but 2 of 3 are NaN"),
-    ([], 0.95, "at least one entry"),
-    ([1.0, 2.0], 95, "confidence must lie between 0 and 1, got 95"),
-])
+@pytest.mark.parametrize(
+    "values, confidence, sentence",
+    [
+        ([1.0, np.nan, np.inf], 0.95, "values must be finite, but 2 of 3 are NaN"),
+        ([], 0.95, "at least one entry"),
+        ([1.0, 2.0], 95, "confidence must lie between 0 and 1, got 95"),
+    ],
+)
 def test_bootstrap_refuses(values, confidence, sentence):
     with pytest.raises(ValueError, match=sentence):
         bootstrap(values, confidence=confidence)
@@ -113,13 +116,16 @@ def test_power_law_of_labelled_values_is_not_confused_by_the_order_of_dimensions
         power_law(X, labelled, dim="trial")
 
 
-@pytest.mark.parametrize("x, y, sentence", [
-    ([1, 2, 3], [1, 0, 2], "y of a power law must be positive, got 0"),
-    ([1, 2, 3], [1, np.nan, 2], "y must be finite, but 1 of 3"),
-    ([-1, 2, 3], [1, 1, 2], "x of a power law must be positive, got -1"),
-    ([2, 2, 2], [1, 1, 2], "at least two different values"),
-    ([1, 2, 3], [1, 1], r"with the 3 points of x, got \(1, 2\)"),
-])
+@pytest.mark.parametrize(
+    "x, y, sentence",
+    [
+        ([1, 2, 3], [1, 0, 2], "y of a power law must be positive, got 0"),
+        ([1, 2, 3], [1, np.nan, 2], "y must be finite, but 1 of 3"),
+        ([-1, 2, 3], [1, 1, 2], "x of a power law must be positive, got -1"),
+        ([2, 2, 2], [1, 1, 2], "at least two different values"),
+        ([1, 2, 3], [1, 1], r"with the 3 points of x, got \(1, 2\)"),
+    ],
+)
 def test_power_law_refuses(x, y, sentence):
     with pytest.raises(ValueError, match=sentence):
         power_law(x, y)
@@ -159,24 +165,30 @@ def test_a_curve_that_does_not_level_off_has_no_plateau():
     assert starts == [X[23], math.inf]
 
 
-@pytest.mark.parametrize("x, options, sentence", [
-    ([1, 2, 2, 3], {}, "at least four increasing values"),
-    ([1, 2, 3], {}, "at least four increasing values"),
-    ([1, 2, 3, 4], {"tail": 0}, "tail must lie between 0 and 1, got 0"),
-    ([1, 2, 3, 4], {"tolerance": -0.1}, "tolerance must lie between 0 and 1, got -0.1"),
-])
+@pytest.mark.parametrize(
+    "x, options, sentence",
+    [
+        ([1, 2, 2, 3], {}, "at least four increasing values"),
+        ([1, 2, 3], {}, "at least four increasing values"),
+        ([1, 2, 3, 4], {"tail": 0}, "tail must lie between 0 and 1, got 0"),
+        ([1, 2, 3, 4], {"tolerance": -0.1}, "tolerance must lie between 0 and 1, got -0.1"),
+    ],
+)
 def test_plateau_refuses(x, options, sentence):
     with pytest.raises(ValueError, match=sentence):
         plateau(x, np.ones(len(x)), **options)
 
 
-@pytest.mark.parametrize("numbers, text", [
-    ((1.98, 1.953, 2.012), "1.980 [1.953, 2.012] (n = 10)"),
-    ((-0.001, -0.5, 0.5), "0.00 [-0.50, 0.50] (n = 10)"),
-    ((1.98e-7, 1.9e-7, 2.1e-7), "1.98e-07 [1.90e-07, 2.10e-07] (n = 10)"),
-    ((150.3, 120.0, 190.0), "150 [120, 190] (n = 10)"),
-    ((5.0, math.nan, math.nan), "5.00 (n = 10)"),
-    ((math.inf, 3.0, math.inf), "inf [3.00, inf] (n = 10)"),
-])
+@pytest.mark.parametrize(
+    "numbers, text",
+    [
+        ((1.98, 1.953, 2.012), "1.980 [1.953, 2.012] (n = 10)"),
+        ((-0.001, -0.5, 0.5), "0.00 [-0.50, 0.50] (n = 10)"),
+        ((1.98e-7, 1.9e-7, 2.1e-7), "1.98e-07 [1.90e-07, 2.10e-07] (n = 10)"),
+        ((150.3, 120.0, 190.0), "150 [120, 190] (n = 10)"),
+        ((5.0, math.nan, math.nan), "5.00 (n = 10)"),
+        ((math.inf, 3.0, math.inf), "inf [3.00, inf] (n = 10)"),
+    ],
+)
 def test_an_estimate_reads_with_the_digits_it_deserves(numbers, text):
     assert str(Estimate(*numbers, 10)) == text

@@ -64,13 +64,16 @@ def count(*point):
     with open(os.environ["RUN_LOG"], "a") as file:
         file.write(" ".join(map(str, point)) + "\\n")
 """
-RUN = COUNT + """
+RUN = (
+    COUNT
+    + """
 def run(tau, seed, d=3):
     count(tau, seed)
     draw = np.random.default_rng(seed)
     return {"loss": tau * draw.standard_normal(), "v": tau * np.arange(d), "flag": seed == 1,
             "steps": 10 * seed, "status": "ok" if seed else "diverged", "gap": torch.full((2,), float("nan"))}
 """
+)
 
 
 def test_cells_are_combined_along_named_dimensions(log):
@@ -104,8 +107,10 @@ def test_fresh_resumed_and_unstored_results_are_identical(tmp_path, log):
 
 def test_values_reach_run_as_python_scalars(log):
     seen = []
-    sweep(lambda tau, m, kind: seen.append((tau, m, kind)) or {"x": 0},
-          {"tau": np.logspace(0, 1, 2), "m": torch.tensor([2]), "kind": ["relu"]})
+    sweep(
+        lambda tau, m, kind: seen.append((tau, m, kind)) or {"x": 0},
+        {"tau": np.logspace(0, 1, 2), "m": torch.tensor([2]), "kind": ["relu"]},
+    )
     assert [tuple(map(type, point)) for point in seen] == [(float, int, str)] * 2
 
 
@@ -131,8 +136,9 @@ def test_a_killed_sweep_resumes_where_it_was(tmp_path, log, frozen):
     script.write_text(SCRIPT)
     command, stored = [sys.executable, script, store, result], 0
     for jobs in (2, 1):
-        process = subprocess.Popen([*command, str(jobs)], env={**frozen, "PAUSE": "0.3"},
-                                   stderr=subprocess.DEVNULL, start_new_session=True)
+        process = subprocess.Popen(
+            [*command, str(jobs)], env={**frozen, "PAUSE": "0.3"}, stderr=subprocess.DEVNULL, start_new_session=True
+        )
         deadline = time.time() + 120
         while len(list(store.glob("*.nc"))) < stored + 2 and time.time() < deadline:
             assert process.poll() is None
@@ -201,13 +207,16 @@ def test_leftovers_of_killed_sweeps_go_but_not_those_of_a_running_one(tmp_path, 
 
 
 def test_a_failed_cell_is_named_after_the_others_are_stored(tmp_path, log):
-    source = COUNT + """
+    source = (
+        COUNT
+        + """
 def run(tau, seed):
     count(tau, seed)
     if os.environ.get("BROKEN") and tau == 1.0 and seed == 0:
         raise ZeroDivisionError("planted")
     return {"loss": tau + seed}
 """
+    )
     run = notebook(source)["run"]
     os.environ["BROKEN"] = "1"
     try:
@@ -223,7 +232,9 @@ def run(tau, seed):
 
 # ---- what enters the key ----
 
-BASE = COUNT + """
+BASE = (
+    COUNT
+    + """
 def scale(x):
     return factor * x
 class Net:
@@ -242,26 +253,34 @@ def run(a, b=1):
     # a comment
     return {"x": a + sum(inner) + b + p.width + net(a) + shifted(a) + cached(a) + float(table["k"][0].sum())}
 """
+)
 
 
 def variables():
-    return {"factor": 2.0, "unused": 1, "p": types.SimpleNamespace(width=5, taus=[1, 2]),
-            "table": {"k": [torch.arange(3.0)]}}
+    return {
+        "factor": 2.0,
+        "unused": 1,
+        "p": types.SimpleNamespace(width=5, taus=[1, 2]),
+        "table": {"k": [torch.arange(3.0)]},
+    }
 
 
-@pytest.mark.parametrize("old, new, changed", [
-    ("return {", "return {'y': 1,", {}),  # run itself
-    ("b=1", "b=2", {}),  # a default
-    ("factor * x", "factor + x", {}),  # a function that it calls
-    ("return 2 * x", "return 3 * x", {}),  # the class of an object that it uses
-    ("return x + 1", "return x + 2", {}),  # a function under a decorator
-    ("outer(1)", "outer(2)", {}),  # a value in a closure
-    ("", "", {"factor": 3.0}),  # a global of a function that it calls
-    ("", "", {"factor": 2}),  # an int is not a float
-    ("", "", {"p": types.SimpleNamespace(width=6, taus=[1, 2])}),
-    ("", "", {"table": {"k": [torch.tensor([0.0, 1.0, 2.5])]}}),
-    ("", "", {"table": {"k": [torch.arange(3.0).double()]}}),
-])
+@pytest.mark.parametrize(
+    "old, new, changed",
+    [
+        ("return {", "return {'y': 1,", {}),  # run itself
+        ("b=1", "b=2", {}),  # a default
+        ("factor * x", "factor + x", {}),  # a function that it calls
+        ("return 2 * x", "return 3 * x", {}),  # the class of an object that it uses
+        ("return x + 1", "return x + 2", {}),  # a function under a decorator
+        ("outer(1)", "outer(2)", {}),  # a value in a closure
+        ("", "", {"factor": 3.0}),  # a global of a function that it calls
+        ("", "", {"factor": 2}),  # an int is not a float
+        ("", "", {"p": types.SimpleNamespace(width=6, taus=[1, 2])}),
+        ("", "", {"table": {"k": [torch.tensor([0.0, 1.0, 2.5])]}}),
+        ("", "", {"table": {"k": [torch.arange(3.0).double()]}}),
+    ],
+)
 def test_other_code_or_other_globals_make_other_cells(tmp_path, log, old, new, changed):
     sweep(notebook(BASE, **variables())["run"], {"a": [1]}, store=tmp_path)
     assert old in BASE and log() == ["1"]
@@ -269,12 +288,15 @@ def test_other_code_or_other_globals_make_other_cells(tmp_path, log, old, new, c
     assert log() == ["1"]
 
 
-@pytest.mark.parametrize("old, new, changed", [
-    ("", "", {}),
-    ("# a comment", "# another comment\n", {}),
-    ("", "", {"unused": 2}),
-    ("", "", {"p": types.SimpleNamespace(width=5, taus=[1, 2, 3])}),  # an attribute that run does not use
-])
+@pytest.mark.parametrize(
+    "old, new, changed",
+    [
+        ("", "", {}),
+        ("# a comment", "# another comment\n", {}),
+        ("", "", {"unused": 2}),
+        ("", "", {"p": types.SimpleNamespace(width=5, taus=[1, 2, 3])}),  # an attribute that run does not use
+    ],
+)
 def test_what_run_does_not_use_changes_nothing(tmp_path, log, old, new, changed):
     first = sweep(notebook(BASE, **variables())["run"], {"a": [1]}, store=tmp_path)
     log()
@@ -285,13 +307,16 @@ def test_what_run_does_not_use_changes_nothing(tmp_path, log, old, new, changed)
 
 
 def test_a_namespace_passed_on_whole_counts_whole(tmp_path, log):
-    source = COUNT + """
+    source = (
+        COUNT
+        + """
 def helper(q):
     return q.depth
 def run(a):
     count(a)
     return {"x": a + p.width + helper(p)}
 """
+    )
     for depth in (1, 2):
         run = notebook(source, p=types.SimpleNamespace(width=1, depth=depth))["run"]
         assert sweep(run, {"a": [1]}, store=tmp_path).x == 2 + depth and log() == ["1"]
@@ -353,8 +378,12 @@ def run(tau):
 
 def test_cells_of_a_notebook_are_known_again_in_another_session(tmp_path, log, frozen):
     for before, comment, jobs, calls in (("1", "", 1, "15"), ("x = 2\nx", "# moved", 2, "")):
-        environment = {**frozen, "STORE": str(tmp_path / "s"),
-                       "IPYTHONDIR": str(tmp_path / "ipython"), "PYTHONHASHSEED": str(jobs)}
+        environment = {
+            **frozen,
+            "STORE": str(tmp_path / "s"),
+            "IPYTHONDIR": str(tmp_path / "ipython"),
+            "PYTHONHASHSEED": str(jobs),
+        }
         script = CELLS.format(before=before, comment=comment, jobs=jobs)
         done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -388,13 +417,14 @@ def test_other_code_of_lazylib_makes_other_cells(tmp_path, log, frozen):
 
 def test_nothing_stored_can_run_code(tmp_path, log):
     """A pickle in the place of a cell, with the right key and checksum, is not unpickled."""
+
     class Bomb:
         def __reduce__(self):
             return Path.touch, (tmp_path / "exploded",)
 
     run = notebook(RUN)["run"]
     sweep(run, {"tau": [1.0], "seed": [0]}, store=tmp_path / "s")
-    cell, = (tmp_path / "s").iterdir()
+    (cell,) = (tmp_path / "s").iterdir()
     bomb = pickle.dumps(Bomb())
     cell.unlink()
     (tmp_path / "s" / f"{cell.stem.partition('-')[0]}-{module.digest(bomb).hex()}.nc").write_bytes(bomb)
@@ -449,7 +479,9 @@ def test_processes_give_what_this_process_gives_if_they_run_the_same_lazylib(tmp
     lines = log()
     assert len(lines) == 13 and lines[-1] == "-"
     copied, same = done.stdout.splitlines()
-    assert copied.startswith("cached cannot be copied to other processes") and same.startswith("all processes must run the same lazylib")
+    assert copied.startswith("cached cannot be copied to other processes") and same.startswith(
+        "all processes must run the same lazylib"
+    )
 
 
 def test_a_dask_cluster_gives_what_this_process_gives(tmp_path, log, monkeypatch):
@@ -457,8 +489,9 @@ def test_a_dask_cluster_gives_what_this_process_gives(tmp_path, log, monkeypatch
     run = notebook(RUN)["run"]
     here = sweep(run, GRID)
     log()
-    with distributed.LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None,
-                                  protocol="tcp", host="127.0.0.1") as cluster:
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None, protocol="tcp", host="127.0.0.1"
+    ) as cluster:
         monkeypatch.setenv("LAZYLIB_SCHEDULER", cluster.scheduler_address)
         asked, submit = [], distributed.Client.submit
         monkeypatch.setattr(distributed.Client, "submit", lambda *a, **k: asked.append(1) or submit(*a, **k))
@@ -477,19 +510,23 @@ def test_a_scheduler_that_is_none_is_named(log, monkeypatch):
 
 # ---- bad input, before any work ----
 
-@pytest.mark.parametrize("grid, fixed, sentence", [
-    ({}, {}, "at least one dimension to its values, got {}"),
-    ({"tau": [], "seed": [0]}, {}, r"grid\['tau'\] must be one or more distinct numbers.*got \[\]"),
-    ({"tau": 0.1, "seed": [0]}, {}, r"grid\['tau'\].*got 0.1"),
-    ({"tau": "0.1", "seed": [0]}, {}, r"grid\['tau'\].*got '0.1'"),
-    ({"tau": [1, "1"], "seed": [0]}, {}, r"grid\['tau'\].*got \[1, '1'\]"),
-    ({"tau": [1, 1.0], "seed": [0]}, {}, r"grid\['tau'\].*distinct"),
-    ({"tau": [float("nan")], "seed": [0]}, {}, "not NaN"),
-    ({"tau": [[1]], "seed": [0]}, {}, r"grid\['tau'\].*got \[\[1\]\]"),
-    ({"tau": [1]}, {}, "must accept the names.*missing a required argument: 'seed'"),
-    ({"tua": [1], "seed": [0]}, {}, "must accept the names"),
-    ({"tau": [1], "seed": [0]}, {"tau": 2}, "got tau in both"),
-])
+
+@pytest.mark.parametrize(
+    "grid, fixed, sentence",
+    [
+        ({}, {}, "at least one dimension to its values, got {}"),
+        ({"tau": [], "seed": [0]}, {}, r"grid\['tau'\] must be one or more distinct numbers.*got \[\]"),
+        ({"tau": 0.1, "seed": [0]}, {}, r"grid\['tau'\].*got 0.1"),
+        ({"tau": "0.1", "seed": [0]}, {}, r"grid\['tau'\].*got '0.1'"),
+        ({"tau": [1, "1"], "seed": [0]}, {}, r"grid\['tau'\].*got \[1, '1'\]"),
+        ({"tau": [1, 1.0], "seed": [0]}, {}, r"grid\['tau'\].*distinct"),
+        ({"tau": [float("nan")], "seed": [0]}, {}, "not NaN"),
+        ({"tau": [[1]], "seed": [0]}, {}, r"grid\['tau'\].*got \[\[1\]\]"),
+        ({"tau": [1]}, {}, "must accept the names.*missing a required argument: 'seed'"),
+        ({"tua": [1], "seed": [0]}, {}, "must accept the names"),
+        ({"tau": [1], "seed": [0]}, {"tau": 2}, "got tau in both"),
+    ],
+)
 def test_sweep_refuses(log, grid, fixed, sentence):
     with pytest.raises((ValueError, TypeError), match=sentence):
         sweep(notebook(RUN)["run"], grid, fixed)
@@ -513,15 +550,18 @@ def test_a_store_that_is_a_file_is_refused(tmp_path, log):
     assert log() == []
 
 
-@pytest.mark.parametrize("run, sentence", [
-    (lambda a: 1.0, "must return a dict.*not float"),
-    (lambda a: {"x": None}, "'x' has dtype object"),
-    (lambda a: {"a": 1.0}, "must not return the names of the grid's dimensions, got \\['a'\\]"),
-    (lambda a: {"x": np.zeros(int(a))}, "same names, dimensions and shapes at every point, but a=2"),
-    (lambda a: {"x": 1.0} if a == 1 else {"y": 1.0}, "same names"),
-    (lambda a: {"x": "text" if a == 1 else 1.0}, "same names"),
-    (lambda a: {"x": xr.DataArray([1.0], dims="t", coords={"t": [a]})}, "coordinate 't' must be the same"),
-])
+@pytest.mark.parametrize(
+    "run, sentence",
+    [
+        (lambda a: 1.0, "must return a dict.*not float"),
+        (lambda a: {"x": None}, "'x' has dtype object"),
+        (lambda a: {"a": 1.0}, "must not return the names of the grid's dimensions, got \\['a'\\]"),
+        (lambda a: {"x": np.zeros(int(a))}, "same names, dimensions and shapes at every point, but a=2"),
+        (lambda a: {"x": 1.0} if a == 1 else {"y": 1.0}, "same names"),
+        (lambda a: {"x": "text" if a == 1 else 1.0}, "same names"),
+        (lambda a: {"x": xr.DataArray([1.0], dims="t", coords={"t": [a]})}, "coordinate 't' must be the same"),
+    ],
+)
 def test_cells_that_do_not_fit_are_refused(log, run, sentence):
     with pytest.raises((ValueError, RuntimeError), match=sentence):
         sweep(run, {"a": [1, 2]})

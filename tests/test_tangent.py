@@ -25,7 +25,7 @@ def problem(name="vgg11", dtype=torch.float32, size=0.02):
 
 def scaled(net, alpha, u):
     model = Scaled(net, alpha)
-    for w, name in zip(model.u, model.names):
+    for w, name in zip(model.u, model.names, strict=True):
         w.data = u[name].clone()
     return model
 
@@ -75,10 +75,8 @@ def test_the_gradient_is_that_of_the_network_at_its_weights(alpha):
     model, cotangent = scaled(net, alpha, u), torch.randn(6, 10, dtype=torch.float64)
     ours = torch.autograd.grad((model(x) * cotangent).sum(), list(model.u))
     w = {name: (w + u[name] / alpha).detach().requires_grad_() for name, w in net.named_parameters()}
-    expected = torch.autograd.grad(
-        (torch.func.functional_call(net, w, (x,)) * cotangent).sum(), list(w.values())
-    )
-    for got, wanted in zip(ours, expected):
+    expected = torch.autograd.grad((torch.func.functional_call(net, w, (x,)) * cotangent).sum(), list(w.values()))
+    for got, wanted in zip(ours, expected, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-6, atol=1e-6 * wanted.abs().max().item())
 
 
@@ -88,9 +86,8 @@ def test_two_passes_are_the_formula_and_have_its_gradient():
     plain.load_state_dict(ours.state_dict())
     torch.testing.assert_close(plain(x), ours(x))
     assert plain(x).equal(plain_outputs(net, u, x, 3.0))
-    for got, wanted in zip(
-        *(torch.autograd.grad(model(x).square().sum(), list(model.u)) for model in (plain, ours))
-    ):
+    gradients = (torch.autograd.grad(model(x).square().sum(), list(model.u)) for model in (plain, ours))
+    for got, wanted in zip(*gradients, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-6, atol=1e-6 * wanted.abs().max().item())
 
 
@@ -101,7 +98,7 @@ def test_the_output_is_zero_at_the_start_and_the_network_is_left_alone():
         model = Scaled(net, alpha)
         assert not model(x).any()
         model(x).sum().backward()
-    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
     assert all(w.grad is None for w in net.parameters())
 
 
@@ -137,7 +134,7 @@ def test_any_module_has_a_tangent_model():
     for w in model.u:
         w.data = torch.randn_like(w)
     expected = torch.func.jvp(
-        lambda *w: torch.func.functional_call(net, dict(zip(model.names, w)), (x,)),
+        lambda *w: torch.func.functional_call(net, dict(zip(model.names, w, strict=True)), (x,)),
         tuple(w.detach() for w in net.parameters()),
         tuple(w.detach() for w in model.u),
     )[1]
@@ -145,9 +142,7 @@ def test_any_module_has_a_tangent_model():
 
 
 def test_pooling_leaves_out_the_edge_as_torch_does():
-    net = nn.Sequential(
-        nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 3)
-    ).double()
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 3)).double()
     x, u = torch.randn(4, 1, 7, 7).double(), {n: torch.randn_like(w) for n, w in net.named_parameters()}
     torch.testing.assert_close(scaled(net, 2.0, u).propagate(x), plain_outputs(net, u, x, 2.0))
 
@@ -158,9 +153,7 @@ def test_a_scale_that_is_not_positive_is_refused(alpha):
         Scaled(convnet("vgg11", 1 / 64), alpha)
 
 
-@pytest.mark.parametrize(
-    "layer", [nn.Softplus(), nn.BatchNorm2d(2), nn.MaxPool2d(3, 2), nn.Conv2d(2, 2, 3, groups=2)]
-)
+@pytest.mark.parametrize("layer", [nn.Softplus(), nn.BatchNorm2d(2), nn.MaxPool2d(3, 2), nn.Conv2d(2, 2, 3, groups=2)])
 def test_an_unknown_layer_is_named(layer):
     with pytest.raises(TypeError, match=type(layer).__name__):
         Scaled(nn.Sequential(nn.Conv2d(1, 2, 3), layer), 10.0)

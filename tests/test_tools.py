@@ -25,9 +25,7 @@ def faults(tmp_path, *cells):
 
 def test_a_sound_page_has_no_problem(tmp_path):
     comment = code("# not a title\n1.0", new_output("stream", name="stdout", text="1.0"))
-    assert (
-        faults(tmp_path, TITLE, text("## Part\n\n```sh\n# a comment\n```"), comment, figure(), code("")) == []
-    )
+    assert faults(tmp_path, TITLE, text("## Part\n\n```sh\n# a comment\n```"), comment, figure(), code("")) == []
 
 
 @pytest.mark.parametrize(
@@ -162,9 +160,7 @@ def test_executing_gives_the_outputs_and_passes_the_preset(tmp_path):
 def test_a_failed_execution_says_why_and_overwrites_nothing(tmp_path):
     path = write(tmp_path / "a.ipynb", TITLE, code("raise ValueError('tau must be positive, not -1.')"))
     before = path.read_bytes()
-    with pytest.raises(
-        execute.ChapterFailed, match=r"a\.ipynb failed: ValueError: tau must be positive, not -1\."
-    ):
+    with pytest.raises(execute.ChapterFailed, match=r"a\.ipynb failed: ValueError: tau must be positive, not -1\."):
         execute.execute(path, path)
     assert path.read_bytes() == before
 

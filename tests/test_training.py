@@ -51,7 +51,7 @@ def by_hand(data, alpha, recipe, seed):
             optimizer.zero_grad()
             (loss / alpha**2).backward()
             optimizer.step()
-    return {name: alpha * (w - w0) for (name, w), w0 in zip(net.named_parameters(), start.parameters())}
+    return {name: alpha * (w - w0) for (name, w), w0 in zip(net.named_parameters(), start.parameters(), strict=True)}
 
 
 @pytest.mark.parametrize("alpha", [1.0, 50.0])
@@ -102,7 +102,7 @@ def test_a_killed_run_resumes_to_the_same_weights(data, alpha, tmp_path):
             break  # as good as killed: nothing is written after this
     again = model(alpha)
     found = list(train(again, data, SHORT, precision="float32", checkpoint=tmp_path / "run.pt"))
-    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
     assert [(e.loss, e.train_accuracy, e.test_accuracy) for e in found] == [
         (e.loss, e.train_accuracy, e.test_accuracy) for e in expected
     ]
@@ -110,9 +110,7 @@ def test_a_killed_run_resumes_to_the_same_weights(data, alpha, tmp_path):
 
 
 def test_only_some_epochs_are_tested_and_always_the_last(data):
-    found = list(
-        train(model(), data, Recipe(epochs=5, batch=16, lr=0.003), precision="float32", test_every=2)
-    )
+    found = list(train(model(), data, Recipe(epochs=5, batch=16, lr=0.003), precision="float32", test_every=2))
     assert [math.isnan(e.test_accuracy) for e in found] == [True, False, True, False, False]
 
 

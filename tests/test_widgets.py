@@ -101,7 +101,7 @@ def test_thin_lines_keep_their_colours_beside_an_image():
     for k, color in enumerate(colors):
         left.loglog(x, x ** (k / 3), color=color, linewidth=2)
     right.imshow(np.random.default_rng(0).random((60, 60)), cmap="RdBu_r")
-    data = re.search("base64,([^\"]+)", widgets._picture(figure, "")).group(1)
+    data = re.search('base64,([^"]+)', widgets._picture(figure, "")).group(1)
     picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")).reshape(-1, 3)
     for wanted in [(1.0, 1.0, 1.0), *map(to_rgb, colors)]:
         assert (abs(picture / 255 - np.array(wanted)).max(1) < 0.1).any(), wanted

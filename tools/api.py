@@ -60,8 +60,8 @@ def index() -> str:
         [
             "# The package lazylib",
             "",
-            "What the chapters share, and what you can use on a model of your own. Names in bold can be had from `lazylib`"
-            " itself. Under each function stands the chapter that uses it first.",
+            "What the chapters share, and what you can use on a model of your own. Names in bold can be had from "
+            "`lazylib` itself. Under each function stands the chapter that uses it first.",
             "",
             "| room | what is in it | names |",
             "|---|---|---|",

@@ -36,9 +36,7 @@ def title(script: Path) -> str:
 
 def run(script: Path) -> tuple[int, list[str]]:
     """Run a benchmark and show what it prints; returns its exit status and the lines of its tables."""
-    process = subprocess.Popen(
-        [sys.executable, "-u", str(script)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([sys.executable, "-u", str(script)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     table: list[str] = []
     for line in process.stdout:
         print(line, end="", flush=True)
@@ -50,9 +48,7 @@ def run(script: Path) -> tuple[int, list[str]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="benchmarks to run; default: all")
     parser.add_argument("--into", type=Path, required=True, help="Markdown file for the tables")
     given = parser.parse_args()
@@ -69,9 +65,7 @@ def main() -> int:
         failed += [script.stem] if status else []
     print(f"Measured on {machine()}.")
     if failed:
-        print(
-            f"Failed: {', '.join(failed)}. {given.into} is left as it was.", file=sys.stderr
-        )
+        print(f"Failed: {', '.join(failed)}. {given.into} is left as it was.", file=sys.stderr)
         return 1
     given.into.parent.mkdir(parents=True, exist_ok=True)
     given.into.write_text("\n".join([*lines, f"Measured on {machine()}."]) + "\n", encoding="utf-8")

@@ -32,9 +32,7 @@ def book(chosen: list[Path], preset: str, out: Path, root: Path) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help="chapters to execute, e.g. 03_tau_plateau; default: all"
     )

@@ -129,9 +129,7 @@ def build(source: Path, out: Path) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--notebooks", type=Path, required=True, help="folder of the executed notebooks")
     parser.add_argument("--out", type=Path, required=True, help="folder for the result")
     parser.add_argument("--root", type=Path, default=ROOT, help="folder of _toc.yml; default: this project")

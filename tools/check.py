@@ -32,9 +32,7 @@ def _title_faults(notebook: NotebookNode) -> list[str]:
     texts = [_FENCE.sub("", cell.source) for cell in notebook.cells if cell.cell_type == "markdown"]
     titles = [line for text in texts for line in text.splitlines() if re.match(r"# +\S", line)]
     if len(titles) != 1:
-        return [
-            f"a page has one title, a line that begins with '# ', but this one has {len(titles)}: {titles}"
-        ]
+        return [f"a page has one title, a line that begins with '# ', but this one has {len(titles)}: {titles}"]
     if not notebook.cells or titles[0] not in notebook.cells[0].source:
         return ["the title must stand in the first cell"]
     return []
@@ -58,9 +56,7 @@ def _cell_faults(cell: NotebookNode, notebook: NotebookNode) -> list[str]:
         # Glued outputs are data for other cells, not a figure at this place.
         if shown and "scrapbook" not in output.get("metadata", {}) and any(kind in data for kind in PICTURES):
             if not _alternative_text(cell).strip():
-                faults.append(
-                    "its figure has no alternative text: set mystnb.image.alt in the cell's metadata"
-                )
+                faults.append("its figure has no alternative text: set mystnb.image.alt in the cell's metadata")
         size = len(data.get("image/png", "")) * 3 // 4
         if size > MAX_PICTURE:
             faults.append(f"its picture has {size // 1000} kB, at most {MAX_PICTURE // 1000} kB are allowed")

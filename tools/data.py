@@ -1,6 +1,6 @@
 """Load all image sets that are not there yet, compare their checksums, and say where they are.
 
-    python -m tools.data
+python -m tools.data
 """
 
 import sys
@@ -17,7 +17,10 @@ def main() -> int:
             missing.append(chosen.title)
             print(error, file=sys.stderr)
         else:
-            print(f"{chosen.title}: {len(found.x)} + {len(found.x_test)} images, whole, in {images.where(name)}", flush=True)
+            print(
+                f"{chosen.title}: {len(found.x)} + {len(found.x_test)} images, whole, in {images.where(name)}",
+                flush=True,
+            )
     if missing:
         print(f"Not to be had: {', '.join(missing)}.", file=sys.stderr)
     return 1 if missing else 0

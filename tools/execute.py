@@ -236,16 +236,12 @@ def interrupted(so: str) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help="chapters to execute, e.g. 03_tau_plateau; default: all"
     )
     parser.add_argument("--into", type=Path, help="folder for the executed copies")
-    parser.add_argument(
-        "--in-place", action="store_true", help="put the outputs into the notebooks themselves"
-    )
+    parser.add_argument("--in-place", action="store_true", help="put the outputs into the notebooks themselves")
     parser.add_argument("--preset", default="laptop", help="smoke, laptop (default) or paper")
     given = parser.parse_args()
     if given.in_place == bool(given.into):

@@ -35,9 +35,7 @@ def notebooks(root: Path = ROOT) -> list[Path]:
         if notebook.exists():
             found.append(notebook)
         elif not text.exists() and not MADE.fullmatch(page):
-            raise FileNotFoundError(
-                f"_toc.yml names {page}, but there is neither {notebook.name} nor {text.name}"
-            )
+            raise FileNotFoundError(f"_toc.yml names {page}, but there is neither {notebook.name} nor {text.name}")
     return sorted(found, key=lambda path: path == root / f"{LEDGER}.ipynb")
 
 

@@ -20,18 +20,12 @@ MORE = 75  # os.EX_TEMPFAIL, which Windows has not
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", metavar="NAME", help="chapter, e.g. 07_cifar_gap")
     parser.add_argument("--into", type=Path, required=True, help="folder for the executed copy")
-    parser.add_argument(
-        "--preset", default="paper", help="paper (default), or another of the chapter's presets"
-    )
+    parser.add_argument("--preset", default="paper", help="paper (default), or another of the chapter's presets")
     parser.add_argument("--minutes", type=float, default=8.0, help="length of a piece (default: 8)")
-    parser.add_argument(
-        "--pieces", type=int, default=0, help="stop after so many pieces (default: when all is done)"
-    )
+    parser.add_argument("--pieces", type=int, default=0, help="stop after so many pieces (default: when all is done)")
     given = parser.parse_args()
     chosen = {path.stem: path for path in notebooks()}
     if given.name not in chosen:

@@ -67,9 +67,7 @@ def picture() -> str | None:
                 for kind, name in (("image/svg+xml", "picture.svg"), ("image/png", "picture.png")):
                     if kind in output.get("data", {}):
                         data = output.data[kind]
-                        (ROOT / name).write_bytes(
-                            data.encode() if kind.endswith("xml") else base64.b64decode(data)
-                        )
+                        (ROOT / name).write_bytes(data.encode() if kind.endswith("xml") else base64.b64decode(data))
                         return f"![{cell.metadata['mystnb']['image']['alt']}]({name})"
     return None
 

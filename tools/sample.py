@@ -37,7 +37,8 @@ def main() -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_bytes(lzma.compress(buffer.getvalue(), preset=9 | lzma.PRESET_EXTREME))
     os.replace(temporary, path)
-    print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, SHA-256 of its rows {hashlib.sha256(found.tobytes()).hexdigest()}")
+    digest = hashlib.sha256(found.tobytes()).hexdigest()
+    print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, SHA-256 of its rows {digest}")
 
 
 if __name__ == "__main__":

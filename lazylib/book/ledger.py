@@ -25,8 +25,7 @@ from ..runs.files import PACKAGE, write
 from .provenance import provenance
 from .stats import Estimate
 
-VERDICTS = {True: "holds", False: "does not hold", "caveat": "holds with a caveat",
-            "not run": "not run at this scale"}
+VERDICTS = {True: "holds", False: "does not hold", "caveat": "holds with a caveat", "not run": "not run at this scale"}
 NOT_RUN = "not run yet"
 RECORDS = "results/ledger"
 SYMBOLS = dict(zip([*VERDICTS.values(), NOT_RUN], "✓✗≈––", strict=True))
@@ -66,8 +65,15 @@ def start(scale: str, parameters: dict[str, Any]) -> None:
     _checked.clear()
 
 
-def check(id: str, holds: bool | str, value: Any = None, ci: Sequence[float] | None = None,
-          seeds: int | None = None, detail: str = "", device: str | None = None) -> None:
+def check(
+    id: str,
+    holds: bool | str,
+    value: Any = None,
+    ci: Sequence[float] | None = None,
+    seeds: int | None = None,
+    detail: str = "",
+    device: str | None = None,
+) -> None:
     """Print a claim's verdict with the measured value, and record it.
 
     id: claim of claims.toml, such as "K2".
@@ -86,9 +92,18 @@ def check(id: str, holds: bool | str, value: Any = None, ci: Sequence[float] | N
         value, ci, seeds = value.value, value.ci if ci is None else ci, value.n if seeds is None else seeds
     value, ci = _value(id, value, verdict), _interval(id, ci)
     since = _run["since"]
-    record = {"id": id, "verdict": verdict, "value": value, "ci": ci, "seeds": seeds and int(seeds),
-              "detail": detail, "scale": _run["scale"], "parameters": _run["parameters"],
-              "seconds": since and round(time.perf_counter() - since, 1), **provenance(device or _run["parameters"].get("device"))}
+    record = {
+        "id": id,
+        "verdict": verdict,
+        "value": value,
+        "ci": ci,
+        "seeds": seeds and int(seeds),
+        "detail": detail,
+        "scale": _run["scale"],
+        "parameters": _run["parameters"],
+        "seconds": since and round(time.perf_counter() - since, 1),
+        **provenance(device or _run["parameters"].get("device")),
+    }
     _checked[id] = verdict
     paper = f"; paper: {_number(claim['reference'])}" if "reference" in claim else ""
     shown = f": {_measured(record)}" if value is not None else ""
@@ -128,6 +143,7 @@ def glue(**values: Any) -> None:
     text of anything else such as `stats.Estimate`, as text and as markdown. Nothing is displayed.
     """
     from IPython.display import display
+
     prefix = "application/papermill.record/"
     for name, value in values.items():
         value = value.item() if hasattr(value, "item") else value
@@ -154,11 +170,19 @@ def table(scale: str = "laptop") -> list[dict[str, Any]]:
         live = _read(_root() / _path(scale, claim["id"]), scale, claim["id"])
         larger = _larger(claim["id"])
         found = [record["verdict"] for record in (larger, live) if record] or [NOT_RUN]
-        rows.append({"place": "", "reference": None, **claim, "title": _claims_file()["chapters"][stem],
-                     "link": stem if (_repository() / f"chapters/{stem}.ipynb").exists() else None,
-                     "live": live, "larger": larger,
-                     "paper": larger if larger and larger["scale"] == "paper" else None,
-                     "verdict": next((verdict for verdict in found if verdict != VERDICTS["not run"]), found[0])})
+        rows.append(
+            {
+                "place": "",
+                "reference": None,
+                **claim,
+                "title": _claims_file()["chapters"][stem],
+                "link": stem if (_repository() / f"chapters/{stem}.ipynb").exists() else None,
+                "live": live,
+                "larger": larger,
+                "paper": larger if larger and larger["scale"] == "paper" else None,
+                "verdict": next((verdict for verdict in found if verdict != VERDICTS["not run"]), found[0]),
+            }
+        )
     return rows
 
 
@@ -204,9 +228,11 @@ def _chapter_html(rows: list[dict]) -> str:
         title = f'<a href="{_html.escape(rows[0]["link"])}.html">{title}</a>'
     head = "".join(f'<th scope="col">{name}</th>' for name in COLUMNS)
     body = "".join(_claim_html(row) for row in rows)
-    return ('<table style="width: 100%; table-layout: fixed; text-align: left; margin-bottom: 2em">'
-            f'<caption style="caption-side: top; text-align: left; font-weight: bold">{title}</caption>'
-            f"<thead><tr>{head}</tr></thead>{body}</table>")
+    return (
+        '<table style="width: 100%; table-layout: fixed; text-align: left; margin-bottom: 2em">'
+        f'<caption style="caption-side: top; text-align: left; font-weight: bold">{title}</caption>'
+        f"<thead><tr>{head}</tr></thead>{body}</table>"
+    )
 
 
 def _claim_html(row: dict) -> str:
@@ -218,14 +244,16 @@ def _claim_html(row: dict) -> str:
     labelled = zip(COLUMNS, cells, strict=True)  # where the page is too narrow for a head
     found = "".join(f'<td data-label="{label}" style="{style}">{cell}</td>' for label, cell in labelled)
     badge = _badge_html(row["verdict"])
-    name = f'<b>{row["id"]}</b>'
+    name = f"<b>{row['id']}</b>"
     if row["link"]:
         name = f'<a href="{_html.escape(row["link"])}.html#claim-{row["id"]}">{name}</a>'
-    claim = f'{name} {badge} {_html.escape(row["statement"])} <i>({source})</i>'
-    return (f'<tbody data-work="{_html.escape(" ".join(_works(row)))}" data-verdict="{row["verdict"]}">'
-            f'<tr id="claim-{row["id"]}" style="border-top: 1px solid #8888">'
-            f'<th colspan="3" scope="row" style="font-weight: normal; padding-top: 0.6em">{claim}</th></tr>'
-            f'<tr style="vertical-align: top">{found}</tr></tbody>')
+    claim = f"{name} {badge} {_html.escape(row['statement'])} <i>({source})</i>"
+    return (
+        f'<tbody data-work="{_html.escape(" ".join(_works(row)))}" data-verdict="{row["verdict"]}">'
+        f'<tr id="claim-{row["id"]}" style="border-top: 1px solid #8888">'
+        f'<th colspan="3" scope="row" style="font-weight: normal; padding-top: 0.6em">{claim}</th></tr>'
+        f'<tr style="vertical-align: top">{found}</tr></tbody>'
+    )
 
 
 def _record_html(record: dict | None, verdict: str) -> str:
@@ -241,8 +269,10 @@ def _record_html(record: dict | None, verdict: str) -> str:
 
 def _badge_html(verdict: str) -> str:
     color = COLORS.get(verdict, "#e4e4e4")
-    return (f'<span style="background: {color}; color: #1a1a1a; border-radius: 0.4em; padding: 0.1em 0.5em; '
-            f'white-space: nowrap">{SYMBOLS[verdict]} {verdict}</span>')
+    return (
+        f'<span style="background: {color}; color: #1a1a1a; border-radius: 0.4em; padding: 0.1em 0.5em; '
+        f'white-space: nowrap">{SYMBOLS[verdict]} {verdict}</span>'
+    )
 
 
 def claims() -> dict[str, dict[str, Any]]:
@@ -326,8 +356,9 @@ def _store(record: dict) -> None:
     try:
         write(path, lambda file: file.write_text(text + "\n", encoding="utf-8"))
     except OSError as error:
-        warnings.warn(f"{record['id']} is not recorded: {path.parent} cannot be written ({error.strerror}).",
-                      stacklevel=3)
+        warnings.warn(
+            f"{record['id']} is not recorded: {path.parent} cannot be written ({error.strerror}).", stacklevel=3
+        )
 
 
 def _jsonable(value: Any) -> Any:

@@ -60,8 +60,9 @@ def numbers(positive: bool = False) -> Rule:
     return Rule(words, lambda v: _is_number(v) and (v > 0 or not positive))
 
 
-def resolve(namespace: Mapping[str, Any], presets: Mapping[str, Mapping[str, Any]],
-            **rules: Rule | Iterable[Rule]) -> SimpleNamespace:
+def resolve(
+    namespace: Mapping[str, Any], presets: Mapping[str, Mapping[str, Any]], **rules: Rule | Iterable[Rule]
+) -> SimpleNamespace:
     """The parameters of this run: the preset's values, with those that the namespace overrides.
 
     Args:
@@ -135,8 +136,9 @@ def _check_injected(namespace: Mapping, laptop: Mapping) -> None:
             if isinstance(target, ast.Name) and target.id not in allowed:
                 close = difflib.get_close_matches(target.id, allowed, n=1, cutoff=0.5)
                 hint = f" (closest: {close[0]})" if close else ""
-                raise ValueError(f"{target.id} is not a parameter of this chapter: "
-                                 f"allowed are {', '.join(allowed)}{hint}.")
+                raise ValueError(
+                    f"{target.id} is not a parameter of this chapter: allowed are {', '.join(allowed)}{hint}."
+                )
 
 
 def _plain(value: Any) -> Any:

@@ -25,15 +25,32 @@ def style(format: Literal["svg", "png"] = "svg") -> None:
     """
     if format not in ("svg", "png"):
         raise ValueError(f"format must be 'svg' or 'png', not {format!r}.")
-    plt.rcParams.update({
-        "figure.figsize": (5.6, 3.5), "figure.dpi": 110, "figure.constrained_layout.use": True,
-        "savefig.dpi": 110, "svg.hashsalt": "lazylib", "svg.fonttype": "path",
-        "figure.facecolor": "white", "savefig.facecolor": "white", "axes.facecolor": "white",
-        "font.size": 10, "axes.titlesize": 10, "axes.labelsize": 10, "legend.fontsize": 9,
-        "legend.frameon": False, "lines.linewidth": 1.6, "lines.markersize": 4,
-        "axes.prop_cycle": cycler(color=COLORS), "axes.spines.top": False, "axes.spines.right": False,
-        "axes.grid": True, "grid.alpha": 0.3, "grid.linewidth": 0.6,
-    })
+    plt.rcParams.update(
+        {
+            "figure.figsize": (5.6, 3.5),
+            "figure.dpi": 110,
+            "figure.constrained_layout.use": True,
+            "savefig.dpi": 110,
+            "svg.hashsalt": "lazylib",
+            "svg.fonttype": "path",
+            "figure.facecolor": "white",
+            "savefig.facecolor": "white",
+            "axes.facecolor": "white",
+            "font.size": 10,
+            "axes.titlesize": 10,
+            "axes.labelsize": 10,
+            "legend.fontsize": 9,
+            "legend.frameon": False,
+            "lines.linewidth": 1.6,
+            "lines.markersize": 4,
+            "axes.prop_cycle": cycler(color=COLORS),
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.alpha": 0.3,
+            "grid.linewidth": 0.6,
+        }
+    )
     try:
         from IPython import get_ipython
         from matplotlib_inline.backend_inline import set_matplotlib_formats
@@ -43,8 +60,14 @@ def style(format: Literal["svg", "png"] = "svg") -> None:
         set_matplotlib_formats(format, metadata={"Date": None} if format == "svg" else {"Software": None})
 
 
-def band(ax: Axes, x: Sequence[float] | np.ndarray, values: np.ndarray, axis: int = -1,
-         spread: Literal["std", "quantiles"] = "std", **line: Any) -> Line2D:
+def band(
+    ax: Axes,
+    x: Sequence[float] | np.ndarray,
+    values: np.ndarray,
+    axis: int = -1,
+    spread: Literal["std", "quantiles"] = "std",
+    **line: Any,
+) -> Line2D:
     """Draw the mean of runs over x with a shaded band, and mark where runs diverged.
 
     x: (k,); values: k values along one axis and runs along `axis`, so (k, runs) by default; also a DataArray.
@@ -76,13 +99,20 @@ def band(ax: Axes, x: Sequence[float] | np.ndarray, values: np.ndarray, axis: in
     top = ax.get_xaxis_transform()  # x in data, y in parts of the axes' height
     for at, count in zip(x[~whole], diverged[~whole], strict=True):
         ax.plot([at], [0.97], "x", color=curve.get_color(), transform=top, clip_on=False)
-        ax.annotate(f"{count}/{runs.shape[-1]} diverged", (at, 0.95), xycoords=top, rotation=90, fontsize=7,
-                    ha="center", va="top", color=curve.get_color())
+        ax.annotate(
+            f"{count}/{runs.shape[-1]} diverged",
+            (at, 0.95),
+            xycoords=top,
+            rotation=90,
+            fontsize=7,
+            ha="center",
+            va="top",
+            color=curve.get_color(),
+        )
     return curve
 
 
-def reference_slope(ax: Axes, slope: float, x: tuple[float, float], y: float,
-                    label: str | None = None) -> Line2D:
+def reference_slope(ax: Axes, slope: float, x: tuple[float, float], y: float, label: str | None = None) -> Line2D:
     """Draw y·(x/x₀)^slope between x = (x₀, x₁), a straight dashed line on logarithmic axes, with its slope.
 
     y: height at x₀. label: text at its middle, by default "slope …".
@@ -94,6 +124,12 @@ def reference_slope(ax: Axes, slope: float, x: tuple[float, float], y: float,
     (line,) = ax.plot(ends, y * (ends / ends[0]) ** slope, "--", color="0.4", linewidth=1.1)
     middle = np.sqrt(ends[0] * ends[1])
     text = label if label is not None else f"slope {slope:g}".replace("-", "−")
-    ax.annotate(text, (middle, y * (middle / ends[0]) ** slope), xytext=(5, 5), textcoords="offset points",
-                color="0.3", fontsize=9)
+    ax.annotate(
+        text,
+        (middle, y * (middle / ends[0]) ** slope),
+        xytext=(5, 5),
+        textcoords="offset points",
+        color="0.3",
+        fontsize=9,
+    )
     return line

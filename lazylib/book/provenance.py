@@ -18,14 +18,19 @@ def provenance(device: Any = None) -> dict[str, Any]:
 
     device: what computed: "cuda…", "auto" (a GPU if there is one), or by default the CPU.
     """
-    return {"date": datetime.now(UTC).date().isoformat(), "versions": _versions(), "code": _code(),
-            "device": _device(device)}
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "versions": _versions(),
+        "code": _code(),
+        "device": _device(device),
+    }
 
 
 def _device(device: Any) -> str:
     """Name of the processor that computed."""
     if str(device).startswith(("cuda", "auto")):
         import torch
+
         if torch.cuda.is_available():
             return torch.cuda.get_device_name(None if device == "auto" else device)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -95,7 +95,7 @@ def bootstrap(
         return Estimate(float(value), float(low), float(high), len(rows))
     if isinstance(values, xr.DataArray):
         like = values.isel({dim: 0}, drop=True)
-        return Estimate(*(like.copy(data=array) for array in (value, low, high)), len(rows))
+        return Estimate(like.copy(data=value), like.copy(data=low), like.copy(data=high), len(rows))
     return Estimate(value, low, high, len(rows))
 
 
@@ -204,8 +204,12 @@ def plateau(
         # Points of the grid, and inf: no interpolation between them.
         starts = np.quantile(spread[:, 0], [quantile, 1 - quantile], method="inverted_cdf")
         ends = np.stack([starts, np.quantile(spread[:, 1], [quantile, 1 - quantile])])
-    return Plateau(*(Estimate(float(value), float(low), float(high), len(y))
-                     for value, (low, high) in zip((start, level), ends, strict=True)))
+    return Plateau(
+        *(
+            Estimate(float(value), float(low), float(high), len(y))
+            for value, (low, high) in zip((start, level), ends, strict=True)
+        )
+    )
 
 
 def _tail(confidence: float, n: int) -> float | None:
@@ -231,8 +235,10 @@ def _rows(values: Any, name: str, dim: str, axis: int = 0) -> np.ndarray:
         raise ValueError(f"{name} must have an axis {axis} with at least one entry, got shape {array.shape}")
     if not np.isfinite(array).all():
         bad = np.count_nonzero(~np.isfinite(array))
-        raise ValueError(f"{name} must be finite, but {bad} of {array.size} are NaN or infinite; "
-                         "say first what a run that diverged counts for")
+        raise ValueError(
+            f"{name} must be finite, but {bad} of {array.size} are NaN or infinite; "
+            "say first what a run that diverged counts for"
+        )
     return np.moveaxis(array, axis, 0)
 
 
@@ -244,8 +250,7 @@ def _curves(x: Any, y: Any, dim: str) -> tuple[np.ndarray, np.ndarray]:
     y = _rows(y, "y", dim)
     y = y[None] if y.ndim == 1 else y
     if x.ndim != 1 or y.ndim != 2 or y.shape[1] != len(x):
-        raise ValueError(f"y must have shape (points,) or (seeds, points) with the {len(x)} points of x, "
-                         f"got {y.shape}")
+        raise ValueError(f"y must have shape (points,) or (seeds, points) with the {len(x)} points of x, got {y.shape}")
     return x, y
 
 

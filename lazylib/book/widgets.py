@@ -103,7 +103,7 @@ def _live(frame, values: dict) -> ipywidgets.VBox:
 
 
 def _picture(figure: Figure, alt: str) -> str:
-    """The figure as an HTML image; 64 colours make a small file. Those of thin lines are kept beside an image of many."""
+    """The figure as an HTML image of 64 colours, which make a small file; those of thin lines are among them."""
     raw, small = io.BytesIO(), io.BytesIO()
     figure.savefig(raw, format="png", dpi=110)
     plt.close(figure)

@@ -77,7 +77,9 @@ class _Steering:
         t, h, radius = np.zeros((3, b))
         probes, evals, steps, rejected, failures, following = np.zeros((6, b), int)
         s, j = np.ones((2, b), int)  # a step of size 0 at its only stage: the first evaluation is at u = 0
-        return cls(np.arange(b), T, times, table, t, h, radius, probes, s, j, evals, steps, rejected, failures, following)
+        return cls(
+            np.arange(b), T, times, table, t, h, radius, probes, s, j, evals, steps, rejected, failures, following
+        )
 
     def keep(self, mask: np.ndarray) -> None:
         for name, value in vars(self).items():
@@ -248,7 +250,9 @@ class Integrator:
         status = np.full(len(steer.run), "", dtype="<U8")
         status[rows[steer.evals[rows] >= self.max_evals]] = "stalled"
         lost = rows[~good]
-        lost = lost[(steer.failures[lost] >= rkc.MAX_FAILURES) | (steer.radius[lost] == 0)]  # or at the very first evaluation
+        lost = lost[
+            (steer.failures[lost] >= rkc.MAX_FAILURES) | (steer.radius[lost] == 0)
+        ]  # or at the very first evaluation
         if len(lost):
             overflow = ~torch.isfinite(out[self._on_device(lost)]).all(1).cpu().numpy()
             status[lost] = np.where(overflow, "diverged", "stalled")

@@ -139,11 +139,7 @@ def train(
             loss, right = _one_epoch(model, forward, images, recipe, optimizer, precision, seed, number)
             speed = len(images.x) / (time.perf_counter() - start)
             last = number + 1 == recipe.epochs or not math.isfinite(loss)
-            test = (
-                accuracy(model, images, precision=precision)
-                if last or (number + 1) % test_every == 0
-                else math.nan
-            )
+            test = accuracy(model, images, precision=precision) if last or (number + 1) % test_every == 0 else math.nan
             epoch = Epoch(number + 1, loss, right, test, speed, not math.isfinite(loss))
             history.append(epoch)
             if path:
@@ -209,17 +205,13 @@ def computing(precision: str, device: str | torch.device) -> Iterator[None]:
 # ---- one epoch ----
 
 
-def _one_epoch(
-    model, forward, images: Images, recipe: Recipe, optimizer, precision: str, seed: int, number: int
-):
+def _one_epoch(model, forward, images: Images, recipe: Recipe, optimizer, precision: str, seed: int, number: int):
     """Mean loss and share of images put in their class, over the batches of epoch `number` = 0, 1, …"""
     rng, n, device = generator(seed, f"epoch {number}"), len(images.x), images.x.device
     order = torch.randperm(n, generator=rng).to(device)
     shift = torch.randint(9, (n, 2), generator=rng).to(device)
     flip = (torch.rand(n, generator=rng) < 0.5).to(device)
-    sums = torch.zeros(
-        2, dtype=torch.float64, device=device
-    )  # kept on the device: reading them would make it wait
+    sums = torch.zeros(2, dtype=torch.float64, device=device)  # kept on the device: reading them would make it wait
     for rows in order.split(recipe.batch):
         x, y = images.x[rows], images.y[rows]
         x = _inputs(images, augment(x, shift[rows], flip[rows]) if recipe.augment else x, precision)
@@ -255,9 +247,7 @@ def _forward(model: nn.Module, compiled: bool) -> Any:
                 outputs = fast(x)
                 works.append(True)
                 return outputs
-            except (
-                Exception
-            ) as error:  # whatever the compiler stumbles over: the plain pass is right, only slower
+            except Exception as error:  # whatever the compiler stumbles over: the plain pass is right, only slower
                 reason = " ".join(str(error).split())[:200]
                 warnings.warn(f"torch.compile failed ({reason}), training goes on without it.", stacklevel=2)
                 works.append(False)
@@ -305,9 +295,7 @@ def _load(path: Path, key: str, parameters: list, optimizer) -> list[Epoch]:
         found, history = content["key"], [Epoch(*entry) for entry in content["history"]]
         saved = list(zip(parameters, content["parameters"], content["momentum"], strict=True))
     except Exception as error:  # of many kinds, by where the file is cut
-        warnings.warn(
-            f"the checkpoint {path} is damaged ({type(error).__name__}), the run starts anew.", stacklevel=3
-        )
+        warnings.warn(f"the checkpoint {path} is damaged ({type(error).__name__}), the run starts anew.", stacklevel=3)
         return []
     if found != key:
         raise ValueError(

@@ -1,8 +1,8 @@
 """Gradient flow ẇ = −∇F(w) by a stabilized explicit Runge–Kutta method, over a batch of runs.
 
 A gradient flow is a stiff equation with a real spectrum.  Gradient descent crawls along it, its step bounded by
-stability (step·λmax < 2) and not by accuracy.  The Runge–Kutta–Chebyshev method (``lazylib.flows.rkc``) covers a step of
-0.65 s²/λmax with s gradients.  ``lazylib.flows.batch`` takes the steps of a batch of any nets on any device,
+stability (step·λmax < 2) and not by accuracy.  The Runge–Kutta–Chebyshev method (``lazylib.flows.rkc``) covers a step
+of 0.65 s²/λmax with s gradients.  ``lazylib.flows.batch`` takes the steps of a batch of any nets on any device,
 ``lazylib.flows.one_run`` those of two-layer ReLU nets on a CPU.
 """
 

@@ -89,9 +89,7 @@ class _Single:
                 self.evals += 1
             h = float(rkc.next_step(h, radius, T - self.t))
             stages = rkc.coefficients(rkc.stages_for(h * rkc.RADIUS_SAFETY * radius)) * [1, 1, 1, h, h]
-            compiled.take_step(
-                run, self.y0, self.f0, stages.astype(run.w0.dtype), self.y, self.f, self.spare
-            )
+            compiled.take_step(run, self.y0, self.f0, stages.astype(run.w0.dtype), self.y, self.f, self.spare)
             self.evals += len(stages)
             error = self._error(h, radius, targets) / rtol
             if error <= 1:  # not for NaN

@@ -159,9 +159,7 @@ def _add(kernel: Tensor, a: Tensor, g: Tensor, a2: Tensor, g2: Tensor, bias: boo
     fan_in, positions, channels = a.shape[1], a.shape[2], g.shape[2]
     if bias:  # the gradient with respect to the bias of a channel
         kernel.addmm_(g.sum(3).flatten(0, 1), g2.sum(3).flatten(0, 1).T)
-    if (
-        positions**2 < fan_in
-    ):  # operations: rows·columns·channels·positions² against rows·columns·channels·fan in
+    if positions**2 < fan_in:  # operations: rows·columns·channels·positions² against rows·columns·channels·fan in
         _add_by_positions(kernel, a, g, a2, g2)
         return
     block = max(1, _ENTRIES // (max(len(a), len(a2)) * g.shape[1] * fan_in))  # channels at a time
@@ -183,6 +181,6 @@ def _add_by_positions(kernel: Tensor, a: Tensor, g: Tensor, a2: Tensor, g2: Tens
         left = g[..., s].flatten(0, 1)  # (n·classes, channels)
         for t in range(a2.shape[2]):
             inputs = a[:, :, s] @ a2[:, :, t].T  # (n, n2)
-            kernel += (left @ g2[..., t].flatten(0, 1).T) * inputs.repeat_interleave(
-                classes, 0
-            ).repeat_interleave(classes, 1)
+            kernel += (left @ g2[..., t].flatten(0, 1).T) * inputs.repeat_interleave(classes, 0).repeat_interleave(
+                classes, 1
+            )

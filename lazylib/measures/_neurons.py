@@ -80,9 +80,7 @@ def _neurons(x: Tensor, a: Tensor, z: Tensor, sigma: Callable) -> tuple[Callable
     return bilinear, hessian, curvature
 
 
-def largest_neuron(
-    x: Tensor, a: Tensor, z: Tensor, slope: Tensor, sigma: Callable, tol: float, keep: int
-) -> Norm:
+def largest_neuron(x: Tensor, a: Tensor, z: Tensor, slope: Tensor, sigma: Callable, tol: float, keep: int) -> Norm:
     """max_j ‖D²h_j‖ by ascent from five starts u = (α, β) a neuron.
 
     Two are (1, ±β)/√2 with β the leading singular vector (8 Lanczos steps) of the mixed derivative

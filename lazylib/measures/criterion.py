@@ -56,8 +56,9 @@ class Changes(NamedTuple):
 # --- the public functions -----------------------------------------------------------------------------------
 
 
-def kappa(h: Callable[[Tensor], Tensor], w0: Tensor, y: Tensor, *, starts: int = 16, tol: float = 1e-5,
-          seed: int = 0) -> Kappa:
+def kappa(
+    h: Callable[[Tensor], Tensor], w0: Tensor, y: Tensor, *, starts: int = 16, tol: float = 1e-5, seed: int = 0
+) -> Kappa:
     """κ_h(w0) = ‖h(w0) − y‖ · ‖D²h(w0)‖ / ‖Dh(w0)‖² (see the module for the norms).
 
     h: function of w (P,) with outputs (n,) or (n, k); w0: (P,), float32 or float64; y: shaped as the outputs.
@@ -72,8 +73,9 @@ def kappa(h: Callable[[Tensor], Tensor], w0: Tensor, y: Tensor, *, starts: int =
     return _kappa(residual, jacobian, hessian)
 
 
-def jacobian_norm(h: Callable[[Tensor], Tensor], w: Tensor, *, tol: float = 1e-7, steps: int = 300,
-                  seed: int = 0) -> Norm:
+def jacobian_norm(
+    h: Callable[[Tensor], Tensor], w: Tensor, *, tol: float = 1e-7, steps: int = 300, seed: int = 0
+) -> Norm:
     """‖Dh(w)‖ by Lanczos on Dh Dhᵀ (or DhᵀDh, whichever is smaller), with jvp and vjp only.
 
     Arguments as in `kappa`. The value is within a relative `tol` of a singular value, in practice far closer
@@ -90,8 +92,9 @@ def jacobian_norm(h: Callable[[Tensor], Tensor], w: Tensor, *, tol: float = 1e-7
     return operator_norm(push, lambda v: pull(v)[0], w, out(w), tol, steps, seed)
 
 
-def hessian_norm(h: Callable[[Tensor], Tensor], w: Tensor, *, starts: int = 16, tol: float = 1e-5,
-                 steps: int = 500, seed: int = 0) -> Norm:
+def hessian_norm(
+    h: Callable[[Tensor], Tensor], w: Tensor, *, starts: int = 16, tol: float = 1e-5, steps: int = 500, seed: int = 0
+) -> Norm:
     """‖D²h(w)‖ = max_{‖u‖=1} ‖D²h[u, u]‖, the largest found from several random starts.
 
     Each start alternates: u ← the eigenvector of H_ν of largest |eigenvalue| (Lanczos), then
@@ -129,8 +132,15 @@ def hessian_norm(h: Callable[[Tensor], Tensor], w: Tensor, *, starts: int = 16, 
     return climb(bilinear, hessian, u[best], tol, steps)[0]
 
 
-def two_layer_kappa(x: Tensor, y: Tensor, a: Tensor, b: Tensor, scale: float = 1.0,
-                    activation: str | Callable[[Tensor], Tensor] = "relu", tol: float = 1e-5) -> Kappa:
+def two_layer_kappa(
+    x: Tensor,
+    y: Tensor,
+    a: Tensor,
+    b: Tensor,
+    scale: float = 1.0,
+    activation: str | Callable[[Tensor], Tensor] = "relu",
+    tol: float = 1e-5,
+) -> Kappa:
     """κ of h(a, b)_i = scale · Σ_j a_j σ(b_j·x_i), neuron by neuron; m = 10⁴ takes seconds.
 
     x: (n, d); y: (n,); a: (m,); b: (m, d), all of one float dtype; activation σ: "relu", "softplus", "gelu"
@@ -147,8 +157,10 @@ def two_layer_kappa(x: Tensor, y: Tensor, a: Tensor, b: Tensor, scale: float = 1
     Raises ValueError if shapes disagree, the activation is unknown, a value is not finite, or Dh = 0.
     """
     if x.ndim != 2 or b.ndim != 2 or b.shape[1] != x.shape[1] or a.shape != b.shape[:1]:
-        raise ValueError("x, a and b must have shapes (n, d), (m,) and (m, d), got "
-                         f"{tuple(x.shape)}, {tuple(a.shape)} and {tuple(b.shape)}.")
+        raise ValueError(
+            "x, a and b must have shapes (n, d), (m,) and (m, d), got "
+            f"{tuple(x.shape)}, {tuple(a.shape)} and {tuple(b.shape)}."
+        )
     if isinstance(activation, str) and activation not in ACTIVATIONS:
         allowed = ", ".join(ACTIVATIONS)
         raise ValueError(f"activation must be one of {allowed} or a function, got {activation!r}.")
@@ -170,8 +182,16 @@ def two_layer_kappa(x: Tensor, y: Tensor, a: Tensor, b: Tensor, scale: float = 1
     return _kappa(residual, Norm(jacobian, True), hessian._replace(value=abs(scale) * hessian.value))
 
 
-def relative_changes(h: Callable[[Tensor], Tensor], w0: Tensor, y: Tensor, step: float, *, starts: int = 16,
-                     tol: float = 1e-5, seed: int = 0) -> Changes:
+def relative_changes(
+    h: Callable[[Tensor], Tensor],
+    w0: Tensor,
+    y: Tensor,
+    step: float,
+    *,
+    starts: int = 16,
+    tol: float = 1e-5,
+    seed: int = 0,
+) -> Changes:
     """How much F = ½‖h − y‖² and Dh change, relative to themselves, over one step w1 = w0 − step·∇F(w0).
 
     Arguments as in `kappa`; step > 0 is the step size, a time of gradient flow. Returns, with r = h(w0) − y:
@@ -203,8 +223,15 @@ def relative_changes(h: Callable[[Tensor], Tensor], w0: Tensor, y: Tensor, step:
     f1 = 0.5 * (h1 - target).square().sum().item()
     if not math.isfinite(f1):
         raise ValueError(f"F must stay finite over the step: step = {step:g} is too long.")
-    change = operator_norm(lambda u: jvp(out, (w1,), (u,))[1] - jvp(out, (w0,), (u,))[1],
-                            lambda v: pull1(v)[0] - pull0(v)[0], w0, h0, 1e-6, 300, seed)
+    change = operator_norm(
+        lambda u: jvp(out, (w1,), (u,))[1] - jvp(out, (w0,), (u,))[1],
+        lambda v: pull1(v)[0] - pull0(v)[0],
+        w0,
+        h0,
+        1e-6,
+        300,
+        seed,
+    )
     return Changes(
         objective=abs(f1 - f0) / f0,
         jacobian=change.value / k.jacobian_norm,
@@ -220,8 +247,10 @@ def relative_changes(h: Callable[[Tensor], Tensor], w0: Tensor, y: Tensor, step:
 
 def _outputs(h: Callable, w: Tensor) -> Tensor:
     if w.ndim != 1 or not w.is_floating_point():
-        raise ValueError("w must be one flat vector of floats (P,), e.g. one row w[i] of a batch, "
-                         f"got shape {tuple(w.shape)} and {w.dtype}.")
+        raise ValueError(
+            "w must be one flat vector of floats (P,), e.g. one row w[i] of a batch, "
+            f"got shape {tuple(w.shape)} and {w.dtype}."
+        )
     with torch.no_grad():
         outputs = h(w)
     if outputs.ndim not in (1, 2) or outputs.numel() == 0:

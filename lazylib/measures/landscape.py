@@ -64,9 +64,7 @@ def pca_plane(weights: Tensor) -> Plane:
     Raises: ValueError for fewer or not finite vectors, or if they lie on one line.
     """
     if weights.dim() != 2 or len(weights) < 3:
-        raise ValueError(
-            f"weights must be (runs, parameters) with three runs or more, got {tuple(weights.shape)}."
-        )
+        raise ValueError(f"weights must be (runs, parameters) with three runs or more, got {tuple(weights.shape)}.")
     if not bool(torch.isfinite(weights).all()):
         raise ValueError("weights must be finite, got NaN or infinite entries.")
     w = weights.double()
@@ -87,9 +85,7 @@ def filters(net) -> Tensor:
     For a bias or any other one-dimensional parameter of a module −1: it has no filter and is not moved.
     """
     if isinstance(net, TwoLayer):
-        return torch.cat(
-            [torch.zeros(net.m, dtype=torch.long), torch.arange(1, net.m + 1).repeat_interleave(net.d)]
-        )
+        return torch.cat([torch.zeros(net.m, dtype=torch.long), torch.arange(1, net.m + 1).repeat_interleave(net.d)])
     if isinstance(net, Deep):
         shapes = [torch.Size(shape) for shape in net.shapes]
     elif isinstance(net, torch.nn.Module):
@@ -97,9 +93,7 @@ def filters(net) -> Tensor:
     elif isinstance(net, Transform) and (isinstance(net.net, torch.nn.Module) or net.net.size == net.size):
         return filters(net.net)
     else:
-        raise ValueError(
-            f"filters are known for TwoLayer, Deep, a torch module and their transforms, not {net!r}."
-        )
+        raise ValueError(f"filters are known for TwoLayer, Deep, a torch module and their transforms, not {net!r}.")
     ids, first = [], 0
     for shape in shapes:
         units = shape[0] if len(shape) > 1 else 0
@@ -180,9 +174,7 @@ def plane_loss(net, plane: Plane, s, t, x: Tensor, y: Tensor) -> Tensor:
     budget = (CPU_BLOCK if x.device.type == "cpu" else GPU_BLOCK) // x.element_size()
     points = max(1, min(32, budget // (16 * net.m)))
     inputs = min(len(x), max(16, budget // (points * net.m)))
-    total, space = x.new_zeros(len(weights)), x.new_empty(
-        points * net.m * inputs
-    )  # used again by every block
+    total, space = x.new_zeros(len(weights)), x.new_empty(points * net.m * inputs)  # used again by every block
     for rows, targets in zip(x.split(inputs), y.split(inputs), strict=True):
         z = (b @ rows.T).view(3, -1)  # (3, m·c)
         for k in range(0, len(weights), points):

@@ -64,9 +64,7 @@ def lanczos(op: Callable, start: Tensor, steps: int, tol: float) -> tuple[Tensor
     return theta, torch.einsum("rk,rkd->rd", weights, known), residual
 
 
-def operator_norm(
-    push: Callable, pull: Callable, w: Tensor, out: Tensor, tol: float, steps: int, seed: int
-) -> Norm:
+def operator_norm(push: Callable, pull: Callable, w: Tensor, out: Tensor, tol: float, steps: int, seed: int) -> Norm:
     """Largest singular value of push: (P,) → (N,), pull its transpose, by Lanczos on the smaller side."""
     tol = max(tol, 20 * torch.finfo(out.dtype).eps)
     small, there, back = (out, pull, push) if out.numel() <= w.numel() else (w, push, pull)
@@ -76,9 +74,7 @@ def operator_norm(
     return Norm(max(value, 0.0) ** 0.5, small.numel() <= steps or error <= tol * value)
 
 
-def climb(
-    bilinear: Callable, hessian: Callable, u: Tensor, tol: float, steps: int
-) -> tuple[Norm, Tensor, Tensor]:
+def climb(bilinear: Callable, hessian: Callable, u: Tensor, tol: float, steps: int) -> tuple[Norm, Tensor, Tensor]:
     """Maximize ‖D²h[u, u]‖ over unit u, all rows of u (R, P) at once; returns the best, and all values and u.
 
     Polak–Ribière conjugate gradients; on a great circle u cos t + p sin t the function is a small polynomial
@@ -124,8 +120,11 @@ def _best_angle(q_uu: Tensor, q_up: Tensor, q_pp: Tensor) -> Tensor:
 
     def terms(t):
         c, s = (2 * t).cos(), (2 * t).sin()
-        return torch.stack([(1 + c) / 2, s, (1 - c) / 2], -1), torch.stack([-s, 2 * c, s], -1), \
-            torch.stack([-2 * c, -4 * s, 2 * c], -1)
+        return (
+            torch.stack([(1 + c) / 2, s, (1 - c) / 2], -1),
+            torch.stack([-s, 2 * c, s], -1),
+            torch.stack([-2 * c, -4 * s, 2 * c], -1),
+        )
 
     grid = torch.arange(-32, 32, device=q.device, dtype=q.dtype) * (math.pi / 64)
     f = terms(grid)[0]  # (64, 3)

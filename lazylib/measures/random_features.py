@@ -26,31 +26,23 @@ class RandomPatches:
         if not (isinstance(count, int) and count >= 1):
             raise ValueError(f"count must be a whole number of patches ≥ 1, not {count!r}.")
         if not 1 <= size <= min(height, width):
-            raise ValueError(
-                f"size must be from 1 to the {min(height, width)} pixels of an image, not {size}."
-            )
+            raise ValueError(f"size must be from 1 to the {min(height, width)} pixels of an image, not {size}.")
         if not bias >= 0:
             raise ValueError(f"bias must be 0 or positive, not {bias}.")
         self.images, self.size, self.bias = images, size, bias
         rng, device = generator(seed, "patches"), images.x.device
         drawn = max(count, 10_000)  # the whitening is estimated on these
         which = torch.randint(n, (drawn,), generator=rng).to(device)
-        rows, columns = (
-            torch.randint(side - size + 1, (drawn,), generator=rng).to(device) for side in (height, width)
-        )
+        rows, columns = (torch.randint(side - size + 1, (drawn,), generator=rng).to(device) for side in (height, width))
         span = torch.arange(size, device=device)
         patches = images.x[
             which[:, None, None], :, (rows[:, None] + span)[:, :, None], (columns[:, None] + span)[:, None, :]
         ]
-        patches = (
-            patches.permute(0, 3, 1, 2).reshape(drawn, -1).float() / 255
-        )  # (drawn, d), d = channels·size²
+        patches = patches.permute(0, 3, 1, 2).reshape(drawn, -1).float() / 255  # (drawn, d), d = channels·size²
         patches = _contrast(patches)
         self.mean = patches.mean(0)
         values, vectors = torch.linalg.eigh((patches - self.mean).T @ (patches - self.mean) / drawn)
-        whiten = (
-            vectors * (values.clamp(min=0) + 0.1 * values.mean()).rsqrt() @ vectors.T
-        )  # (d, d), symmetric
+        whiten = vectors * (values.clamp(min=0) + 0.1 * values.mean()).rsqrt() @ vectors.T  # (d, d), symmetric
         filters = (patches[:count] - self.mean) @ whiten
         filters = filters / filters.norm(dim=1, keepdim=True).clamp(min=1e-8)  # (count, d)
         self.filters = filters @ whiten  # they act on patches that are not whitened yet

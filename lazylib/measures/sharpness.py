@@ -82,9 +82,7 @@ def top_eigenvalue(
         try:
             values, vectors = eigsh(operator, k=1, which="LA", v0=start, tol=tol)
         except ArpackNoConvergence as error:
-            raise RuntimeError(
-                f"the top eigenvalue did not converge to {tol} in {count} products."
-            ) from error
+            raise RuntimeError(f"the top eigenvalue did not converge to {tol} in {count} products.") from error
     return TopEigenvalue(float(values[-1]), torch.from_numpy(vectors[:, -1].copy()).to(w), count)
 
 

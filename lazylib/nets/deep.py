@@ -146,7 +146,7 @@ class FullyConnected:
         return self.L + 1 if self.activation == "relu" and not self.bias else None
 
     def split(self, w: Tensor) -> list[tuple[Tensor, Tensor | None]]:
-        """Views W_l (…, fan out, fan in) and b_l (…, fan out) of w (…, P), layer by layer; without biases b_l is None."""
+        """Views W_l (…, fan out, fan in) and b_l (…, fan out) of w (…, P), layer by layer; b_l is None without bias."""
         layers, start = [], 0
         for rows, columns in self.shapes:
             weight = w[..., start : start + rows * columns].unflatten(-1, (rows, columns))

@@ -68,9 +68,7 @@ class Scaled(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs F_α(u), (n, classes), for inputs (n, channels, height, width)."""
-        if (
-            math.isinf(self.alpha) and not torch.compiler.is_compiling()
-        ):  # compilers do better with plain layers
+        if math.isinf(self.alpha) and not torch.compiler.is_compiling():  # compilers do better with plain layers
             return tangent_outputs(self.module, self.displacement(), x)
         if self.two_passes:
             return plain_outputs(self.module, self.displacement(), x, self.alpha)
@@ -191,12 +189,8 @@ def _max_pool(layer: nn.MaxPool2d, z: Tensor, delta: Tensor, run: _Pass) -> tupl
     with torch.no_grad():
         top = nnf.max_pool2d(z, size)
         height, width = (n * size for n in top.shape[-2:])  # what is left over at the edge is in no window
-        windows = (
-            z[..., :height, :width].unflatten(2, (-1, size)).unflatten(4, (-1, size))
-        )  # (n, c, h, s, w, s)
-        gap = (
-            (top[:, :, :, None, :, None] - windows).flatten(4, 5).flatten(2, 3)
-        )  # ≥ 0, exactly 0 at the maximum
+        windows = z[..., :height, :width].unflatten(2, (-1, size)).unflatten(4, (-1, size))  # (n, c, h, s, w, s)
+        gap = (top[:, :, :, None, :, None] - windows).flatten(4, 5).flatten(2, 3)  # ≥ 0, exactly 0 at the maximum
     return top, nnf.max_pool2d(torch.sub(delta[..., :height, :width], gap, alpha=run.alpha), size)
 
 

@@ -96,7 +96,9 @@ class DeepHinge(SoftHinge):
             return part if len(rows) == self.runs else part[rows]
 
         along = None
-        for l, ((weight, _), (step, b), c) in enumerate(zip(self.layers, self.net.split(v), self.net.factors, strict=True)):
+        for l, ((weight, _), (step, b), c) in enumerate(
+            zip(self.layers, self.net.split(v), self.net.factors, strict=True)
+        ):
             if l == 0:
                 change = c * (step @ self.xt)  # of p_l, (k, h, n)
             else:
@@ -109,10 +111,10 @@ class DeepHinge(SoftHinge):
 
 
 def on_span(objective: DeepHinge) -> tuple[DeepHinge, Callable[[Tensor], Tensor]]:
-    """The same runs with W_1 in coordinates of the span of the training inputs, which it never leaves: cheaper if n < d.
+    """The same runs with W_1 in coordinates of the span of the training inputs, which it never leaves.
 
-    A gradient with respect to W_1 is a sum of Δ xᵀ.  With an orthonormal basis Q (d, n) of the span, W_1 Q and the inputs
-    Qᵀx follow the same flow, exactly.
+    A gradient with respect to W_1 is a sum of Δ xᵀ.  With an orthonormal basis Q (d, n) of the span, W_1 Q and the
+    inputs Qᵀx follow the same flow, exactly; it is cheaper if n < d.
 
     Returns: an objective for ``gradient_flow``, and the function that takes its displacements u (B, P′) to those of the
     net itself, (B, P).  Where n ≥ d nothing changes.

@@ -3,8 +3,8 @@
     L(w) = 1/(α² n) Σ_i softplus_β(1 − F(x_i) y_i),   softplus_β(z) = log(1 + e^{βz})/β,   β = 20,
 
 so that F̓ = −Θ ∂(α²L)/∂F whatever α: flow time is the time of the tangent kernel Θ of f.  Objectives here work on the
-displacement u = w − w0 (``lazylib.objectives``); "outputs" are F, and ``ended`` says which runs have F y > 1 throughout.
-Geiger, Spigler, Jacot & Wyart, Disentangling feature and lazy training in deep neural networks (2020), §2.
+displacement u = w − w0 (``lazylib.objectives``); "outputs" are F, and ``ended`` says which runs have F y > 1
+throughout.  Geiger, Spigler, Jacot & Wyart, Disentangling feature and lazy training in deep neural networks (2020), §2.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def soft_hinge(
     largest = 0.01 / torch.finfo(w0.dtype).eps
     if float(alpha.max()) > largest:
         raise ValueError(
-            f"alpha must be at most {largest:.0e} in {w0.dtype}, or rounding shows in F: use float64, got {float(alpha.max()):g}."
+            f"alpha must be at most {largest:.0e} in {w0.dtype}, or rounding shows in F: use float64, "
+            f"got {float(alpha.max()):g}."
         )
     kind = DeepHinge if isinstance(net, FullyConnected) else SoftHinge
     return kind(net, w0, x, y.to(w0).expand(runs, n), alpha.to(w0).expand(runs), margin, centred)
@@ -61,14 +62,19 @@ def frozen_kernel(kernel: Tensor, y: Tensor, *, margin: float | None = 1.0) -> F
     Ḟ = −(1/n) Θ ∂ Σ softplus_β(1 − F y)/∂F from F = 0: the limit α → ∞ of the network whose initial kernel is Θ, at
     the same flow time.  Any other kernel can be frozen as well, say that of a trained network.
 
-    Args: kernel (n, n) or (B, n, n), symmetric and positive semi-definite; y (n,) or (B, n), ±1; margin as in ``soft_hinge``.
+    Args:
+        kernel: (n, n) or (B, n, n), symmetric and positive semi-definite.
+        y: (n,) or (B, n), ±1.
+        margin: as in ``soft_hinge``.
 
     Raises: ValueError if shapes do not fit or the kernel is not finite.
     """
     kernel = kernel if kernel.dim() == 3 else kernel.unsqueeze(0)
     runs, n = kernel.shape[:2]
     if kernel.shape != (runs, n, n) or y.shape not in ((n,), (runs, n)):
-        raise ValueError(f"kernel must be (runs, n, n) and y (n,) or (runs, n), got {tuple(kernel.shape)} and {tuple(y.shape)}.")
+        raise ValueError(
+            f"kernel must be (runs, n, n) and y (n,) or (runs, n), got {tuple(kernel.shape)} and {tuple(y.shape)}."
+        )
     if not bool(torch.isfinite(kernel).all()):
         raise ValueError("the kernel must be finite, got NaN or infinite entries.")
     values, vectors = torch.linalg.eigh(kernel.double())

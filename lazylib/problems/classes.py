@@ -54,7 +54,7 @@ def parity(
     of a net with unit weights have unit variance.
 
     Args:
-        name: of the set, as in `lazylib.problems.read`.
+        name: of the set, as in `lazylib.problems.images.read`.
         seed: of the draw.
         components: keep this many principal components of the set's training images, each with unit variance, first.
 

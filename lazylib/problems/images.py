@@ -78,9 +78,7 @@ class Images:
                     f"{self.name} has {there} {label} images, so that many at most and one at least "
                     f"can be taken, not {wanted}."
                 )
-        return replace(
-            self, x=self.x[:n], y=self.y[:n], x_test=self.x_test[:n_test], y_test=self.y_test[:n_test]
-        )
+        return replace(self, x=self.x[:n], y=self.y[:n], x_test=self.x_test[:n_test], y_test=self.y_test[:n_test])
 
     def to(self, device: str | torch.device) -> "Images":
         moved = {name: getattr(self, name).to(device) for name in ("x", "y", "x_test", "y_test")}
@@ -103,9 +101,7 @@ def augment(x: Tensor, shift: Tensor, flip: Tensor) -> Tensor:
 def random_images(n: int, like: Images, seed: int = 0) -> Tensor:
     """n images of independent uniform bytes, shaped and placed as those of `like`; (n, c, h, w)."""
     shape = (n, *like.x.shape[1:])
-    return torch.randint(256, shape, dtype=torch.uint8, generator=generator(seed, "random images")).to(
-        like.x.device
-    )
+    return torch.randint(256, shape, dtype=torch.uint8, generator=generator(seed, "random images")).to(like.x.device)
 
 
 # ---- reading ----
@@ -237,9 +233,7 @@ CIFAR10 = {  # of the pixels and then the classes of each file
 }
 FASHION_ADDRESS = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 SETS = {
-    "fashion sample": ImageSet(
-        "Fashion-MNIST, sample", lambda: [HERE], _read_sample, (0.2860,), (0.3530,), SAMPLE
-    ),
+    "fashion sample": ImageSet("Fashion-MNIST, sample", lambda: [HERE], _read_sample, (0.2860,), (0.3530,), SAMPLE),
     "fashion": ImageSet(
         "Fashion-MNIST",
         lambda: [*(place for root in folders() for place in (root / "FashionMNIST" / "raw", root)), DEBIAN],
@@ -264,9 +258,7 @@ SETS = {
         "cifar-10-batches-py",
         ("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",),
     ),
-    "digits": ImageSet(
-        "digits", lambda: [Path(str(files("sklearn")))], _read_digits, (0.0192,), (0.0236,), {}
-    ),
+    "digits": ImageSet("digits", lambda: [Path(str(files("sklearn")))], _read_digits, (0.0192,), (0.0236,), {}),
 }
 
 

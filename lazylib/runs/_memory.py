@@ -12,5 +12,6 @@ def require_memory(needed: int, what: str, device: torch.device | None = None) -
         free = psutil.virtual_memory().available
     if needed > free:
         raise MemoryError(
-            f"{what} needs {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free; use fewer runs at a time or smaller sizes."
+            f"{what} needs {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free; "
+            "use fewer runs at a time or smaller sizes."
         )

@@ -1,7 +1,7 @@
 """What made a result: a digest of code and data by their content, the same in every process.
 
-The key of a stored cell (`lazylib.runs.sweep`) is made here. Functions and classes of the reader count by their bytecode
-and by the globals they use, all else by its data; installed packages by name, lazylib by its files as a whole.
+The key of a stored cell (`lazylib.runs.sweep`) is made here. Functions and classes of the reader count by their
+bytecode and by the globals they use, all else by its data; installed packages by name, lazylib by its files as a whole.
 """
 
 from __future__ import annotations
@@ -21,8 +21,19 @@ import torch
 from .files import digest
 
 _SCALARS = (type(None), bool, int, float, complex, str, bytes, type(...), type(NotImplemented))
-_CODE = ("co_code", "co_consts", "co_names", "co_varnames", "co_freevars", "co_cellvars", "co_flags",
-         "co_argcount", "co_posonlyargcount", "co_kwonlyargcount", "co_exceptiontable")  # no file, no line
+_CODE = (
+    "co_code",
+    "co_consts",
+    "co_names",
+    "co_varnames",
+    "co_freevars",
+    "co_cellvars",
+    "co_flags",
+    "co_argcount",
+    "co_posonlyargcount",
+    "co_kwonlyargcount",
+    "co_exceptiontable",
+)  # no file, no line
 
 
 def identity(value: Any, seen: dict, name: str = "run") -> bytes:
@@ -68,8 +79,11 @@ def _content(value: Any, name: str) -> Sequence:
     if isinstance(value, type) and _elsewhere(value.__module__):
         return [value.__module__, value.__qualname__]
     if isinstance(value, type):
-        members = [(key, member) for key, member in sorted(vars(value).items()) if key != "_abc_impl"
-                   and (isinstance(member, types.FunctionType) or not key.startswith("__"))]
+        members = [
+            (key, member)
+            for key, member in sorted(vars(value).items())
+            if key != "_abc_impl" and (isinstance(member, types.FunctionType) or not key.startswith("__"))
+        ]
         return [value.__qualname__, value.__bases__, members]
     if isinstance(value, property):
         return [value.fget, value.fset, value.fdel]
@@ -81,9 +95,10 @@ def _content(value: Any, name: str) -> Sequence:
         registered = copyreg.dispatch_table.get(type(value))
         reduced = registered(value) if registered else value.__reduce_ex__(2)
     except Exception:
-        raise TypeError("what run uses must have a value by which to know stored cells again, but "
-                        f"{name!r} is a {type(value).__name__}: make it inside run, or sweep without store"
-                        ) from None
+        raise TypeError(
+            "what run uses must have a value by which to know stored cells again, but "
+            f"{name!r} is a {type(value).__name__}: make it inside run, or sweep without store"
+        ) from None
     if isinstance(reduced, str):
         return [getattr(value, "__module__", None), reduced]
     return [list(part) if isinstance(part, Iterator) else part for part in reduced]

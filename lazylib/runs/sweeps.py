@@ -116,13 +116,17 @@ def sweep(
         except BrokenProcessPool as error:
             if "un-serialize" not in str(error):
                 raise
-            raise RuntimeError(f"{title} cannot be copied to other processes: what a notebook defines can, except "
-                               "functions with functools.cache; leave the cache out, or set n_jobs to 1.") from error
+            raise RuntimeError(
+                f"{title} cannot be copied to other processes: what a notebook defines can, except "
+                "functions with functools.cache; leave the cache out, or set n_jobs to 1."
+            ) from error
     if failures:
         first = min(failures)
         others = "the others are stored" if folder else "no store"
-        failed = RuntimeError(f"run failed in {len(failures)} of {len(points)} cells ({others}), "
-                              f"first at {_text(points[first])}: {failures[first].splitlines()[-1]}")
+        failed = RuntimeError(
+            f"run failed in {len(failures)} of {len(points)} cells ({others}), "
+            f"first at {_text(points[first])}: {failures[first].splitlines()[-1]}"
+        )
         failed.add_note(failures[first])
         raise failed
     done = [cell for cell in cells if cell is not None]
@@ -133,11 +137,14 @@ def sweep(
 
 # ---- one cell ----
 
+
 def _cell(run, fixed, folder, where, loaded, i, point, key) -> tuple[int, xr.Dataset | None, str]:
     """Compute (and store) one cell; returns its index, and the cell or else the text of what went wrong."""
     if where != "here" and not source_digest() == _LOADED == loaded:
-        raise RuntimeError("all processes must run the same lazylib, but its files differ from what this one "
-                           "or a worker has loaded: restart Python (and the Dask workers)")
+        raise RuntimeError(
+            "all processes must run the same lazylib, but its files differ from what this one "
+            "or a worker has loaded: restart Python (and the Dask workers)"
+        )
     if where == "process":
         torch.set_num_threads(1)
     try:
@@ -159,8 +166,7 @@ def _conform(result: Any, point: Point) -> xr.Dataset:
         parts = [xr.Dataset({name: _variable(name, value)}) for name, value in result.items()]
         cell = xr.merge(parts, join="exact", compat="equals", combine_attrs="override")
     else:
-        raise TypeError("run must return a dict of names to values or an xarray.Dataset, "
-                        f"not {type(result).__name__}")
+        raise TypeError(f"run must return a dict of names to values or an xarray.Dataset, not {type(result).__name__}")
     taken = set(point) & (set(cell.variables) | set(cell.dims))
     if taken:
         raise ValueError(f"run must not return the names of the grid's dimensions, got {sorted(taken)}")
@@ -168,8 +174,7 @@ def _conform(result: Any, point: Point) -> xr.Dataset:
     cell = cell.assign(text).set_coords(list(cell.coords))
     for name, variable in cell.variables.items():
         if variable.dtype.kind not in "biufU":
-            raise TypeError("run must return numbers, booleans or text, "
-                            f"but {name!r} has dtype {variable.dtype}")
+            raise TypeError(f"run must return numbers, booleans or text, but {name!r} has dtype {variable.dtype}")
     return cell
 
 
@@ -186,21 +191,28 @@ def _is_text(array: np.ndarray) -> bool:
 
 def _combine(cells: list[xr.Dataset], points: list[Point], grid: dict[str, list]) -> xr.Dataset:
     """Stack the cells along the dimensions of the grid. Strict: joining unequal cells would invent NaNs."""
+
     def layout(cell):
-        return {name: (v.dims, v.shape, "text" if v.dtype.kind == "U" else "number")
-                for name, v in sorted(cell.variables.items())}
+        return {
+            name: (v.dims, v.shape, "text" if v.dtype.kind == "U" else "number")
+            for name, v in sorted(cell.variables.items())
+        }
 
     first = cells[0]
     shared = [name for name in first.variables if name in first.dims]
     for point, cell in zip(points, cells, strict=True):
         if layout(cell) != layout(first):
-            raise ValueError("run must return the same names, dimensions and shapes at every point, but "
-                             f"{_text(point)} gives {layout(cell)} and "
-                             f"{_text(points[0])} gives {layout(first)}")
+            raise ValueError(
+                "run must return the same names, dimensions and shapes at every point, but "
+                f"{_text(point)} gives {layout(cell)} and "
+                f"{_text(points[0])} gives {layout(first)}"
+            )
         for name in shared:
             if not cell.variables[name].equals(first.variables[name]):
-                raise ValueError(f"coordinate {name!r} must be the same at every point, but differs between "
-                                 f"{_text(points[0])} and {_text(point)}; return it as a variable instead")
+                raise ValueError(
+                    f"coordinate {name!r} must be the same at every point, but differs between "
+                    f"{_text(points[0])} and {_text(point)}; return it as a variable instead"
+                )
     shape = tuple(len(values) for values in grid.values())
 
     def stacked(name):
@@ -214,6 +226,7 @@ def _combine(cells: list[xr.Dataset], points: list[Point], grid: dict[str, list]
 
 
 # ---- the store ----
+
 
 def _open_store(store: str | os.PathLike) -> Path:
     folder = Path(store).absolute()
@@ -248,6 +261,7 @@ def _read(path: Path, point: Point) -> xr.Dataset | None:
 
 
 # ---- arguments and workers ----
+
 
 def _checked_grid(grid: Mapping[str, Sequence]) -> dict[str, list]:
     if not isinstance(grid, Mapping) or not grid:
@@ -305,11 +319,14 @@ def _pool(n_jobs: int, scheduler: str | None) -> Iterator[joblib.Parallel]:
             yield joblib.Parallel(n_jobs=n_jobs, **options)
         return
     from distributed import Client
+
     try:
         client = Client(scheduler, timeout=10, set_as_default=False)
     except (OSError, ValueError) as error:
-        raise ConnectionError("LAZYLIB_SCHEDULER must be the address of a running Dask scheduler, "
-                              f"tcp://host:port, but none answers at {scheduler!r}: {error}") from None
+        raise ConnectionError(
+            "LAZYLIB_SCHEDULER must be the address of a running Dask scheduler, "
+            f"tcp://host:port, but none answers at {scheduler!r}: {error}"
+        ) from None
     with client, joblib.parallel_config(backend="dask", client=client):
         yield joblib.Parallel(n_jobs=-1, **options)
 
