@@ -39,7 +39,7 @@ S2 = {
         {'"symmetrized": False, "taus"': '"symmetrized": True, "taus"'},
         {},
     ),
-    "kernel compared with itself": ({"tangent_kernel(net, w0 + u, x)": "tangent_kernel(net, w0, x)"}, {}),
+    "kernel compared with itself": ({"kernel_change(net, w0, w0 + u, x)": "kernel_change(net, w0, w0, x)"}, {}),
     "lazy level a hundred times too high": ({"level = flow.": "level = 100 * flow."}, {}),
     "choices swapped": (
         {

@@ -29,7 +29,7 @@ PLANTED = {  # what is wrong → code to replace, sweeps to run again, claims th
         {"G4", "G5", "G6"},
     ),
     "the change relative to the final kernel": (
-        {"dim=1) / before.norm()": "dim=1) / kernel(w).flatten(1).norm(dim=1)"},
+        {"kernel_change(net, w0[:1], w, x)": "kernel_change(net, w, w0, x)"},
         "depths",
         {"G4", "G5"},
     ),

@@ -1,3 +1,4 @@
+from . import chapter as chapter
 from . import ledger as ledger
 from . import parameters as parameters
 from . import plot as plot

@@ -13,6 +13,7 @@ and its second one resolves them, before any work starts::
 
 import ast
 import difflib
+import itertools
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -29,19 +30,62 @@ LARGEST = sys.float_info.max
 
 @dataclass(frozen=True)
 class Rule:
-    """What a value must be, in words and as a test; for a list the test is made on each entry."""
+    """What a value must be, in words and as a test; for a list the test is made on each entry.
+
+    whole: of a list the test is made once, on the list itself.
+    related: the test is also given all parameters, as attributes, and is made when each of them is known to be fine.
+    """
 
     allowed: str
-    test: Callable[[Any], bool]
+    test: Callable[..., bool]
+    whole: bool = False
+    related: bool = False
 
 
 positive = Rule("positive", lambda v: v > 0)
 even = Rule("even", lambda v: v % 2 == 0)
 
 
-def at_least(low: float) -> Rule:
-    """v ≥ low."""
+def at_least(low: float | str) -> Rule:
+    """v ≥ low, a number or the name of another parameter."""
+    if isinstance(low, str):
+        return Rule(f"at least {low}", lambda v, p: v >= getattr(p, low), related=True)
     return Rule(f"at least {low}", lambda v: v >= low)
+
+
+def below(name: str) -> Rule:
+    """v is smaller than another parameter."""
+    return Rule(f"below {name}", lambda v, p: v < getattr(p, name), related=True)
+
+
+def among(name: str) -> Rule:
+    """v is one of the values of another parameter, a list."""
+    return Rule(f"among {name}", lambda v, p: v in getattr(p, name), related=True)
+
+
+def increasing(least: int = 1, above: float | None = None) -> Rule:
+    """The list is strictly increasing, with so many values, of `above` or more if that is given."""
+    words = "" if above is None else f" of {above:g} or more"
+
+    def test(v: list) -> bool:
+        enough = sum(above is None or entry >= above for entry in v) >= least
+        return enough and all(a < b for a, b in itertools.pairwise(v))
+
+    return Rule(f"increasing, with {least} value{'s' * (least > 1)}{words} at least", test, whole=True)
+
+
+def decreasing(least: int = 1) -> Rule:
+    """The list is strictly decreasing, with so many values at least."""
+    return Rule(
+        f"decreasing, with {least} value{'s' * (least > 1)} at least",
+        lambda v: all(a > b for a, b in itertools.pairwise(v)) and len(v) >= least,
+        whole=True,
+    )
+
+
+def starts_with(value: float) -> Rule:
+    """The first entry of the list is this one."""
+    return Rule(f"a list that starts with {value:g}", lambda v: v[0] == value, whole=True)
 
 
 def between(low: float, high: float) -> Rule:
@@ -52,6 +96,17 @@ def between(low: float, high: float) -> Rule:
 def choice(*options: Any) -> Rule:
     """v is one of the options."""
     return Rule("one of " + ", ".join(map(str, options)), lambda v: v in options)
+
+
+def _has_device(value: Any) -> bool:
+    if value != "cuda":
+        return value == "cpu"
+    import torch  # only where it is needed: a chapter without a device checks its parameters in no time
+
+    return torch.cuda.is_available()
+
+
+device = Rule('"cpu", or "cuda" where torch sees a GPU', _has_device)
 
 
 def numbers(positive: bool = False) -> Rule:
@@ -95,8 +150,14 @@ def resolve(
         given = _plain(namespace[name])
         if given is not None:
             given = _checked(name, given, kind, checks)
-            changed |= given != values[name]
+            changed |= given != values[name] and name != "device"  # the same run on another device
             values[name] = given
+
+    for name, value in values.items():
+        rule = rules.get(name, ())
+        for each in (rule,) if isinstance(rule, Rule) else rule:
+            if each.related:
+                _check(name, value, each, SimpleNamespace(**values))
 
     scale = f"{preset}, changed" if changed else preset
     ledger.start(scale, values)
@@ -155,12 +216,18 @@ def _checked(name: str, value: Any, kind: Any, rules: tuple[Rule, ...]) -> Any:
         hint = f" (with papermill: -y '{{{name}: ...}}')" if isinstance(value, str) else ""
         raise ValueError(f"{name} must be {allowed}, not {_show(value)}{hint}.")
     for rule in rules:
-        for entry in value if isinstance(value, list) else [value]:
-            if not rule.test(entry):
-                raise ValueError(f"{name} must be {rule.allowed}, not {_show(entry)}.")
+        if not rule.related:
+            _check(name, value, rule)
     if isinstance(value, list):
         return [_as(kind[0] if _all_whole(kind) else 0.0, v) if _is_number(v) else v for v in value]
     return _as(kind, value)
+
+
+def _check(name: str, value: Any, rule: Rule, *parameters: SimpleNamespace) -> None:
+    """ValueError if the value, or an entry of it, breaks the rule."""
+    for entry in value if isinstance(value, list) and not rule.whole else [value]:
+        if not rule.test(entry, *parameters):
+            raise ValueError(f"{name} must be {rule.allowed}, not {_show(entry)}.")
 
 
 def _as(kind: Any, value: Any) -> Any:

@@ -31,6 +31,16 @@ class Estimate(NamedTuple):
         """(low, high), or None if the interval is not known."""
         return None if np.isnan(self.low).any() or np.isnan(self.high).any() else (self.low, self.high)
 
+    def significant(self, digits: int = 2) -> Estimate:
+        """The same, of floats, to so many significant digits: the last bits of a machine do not show."""
+        value, low, high = (float(f"{number:.{digits}g}") for number in (self.value, self.low, self.high))
+        return Estimate(value, low, high, self.n)
+
+    def rounded(self, decimals: int = 1) -> Estimate:
+        """The same, of floats, to so many decimals."""
+        value, low, high = (round(float(number), decimals) + 0.0 for number in (self.value, self.low, self.high))
+        return Estimate(value, low, high, self.n)
+
     def __str__(self) -> str:
         """`1.98 [1.95, 2.01] (n = 10)`: as many digits as the interval supports (two of its width)."""
         if np.ndim(self.value):

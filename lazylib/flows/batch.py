@@ -104,10 +104,10 @@ class Integrator:
         self.probe = (probe / probe.norm()).repeat(b, 1)  # power-method vectors (B, P)
         self.reach = objective.reach.unsqueeze(1)  # length of a probe (B, 1)
         zeros = np.zeros(b)
-        counts = np.zeros((3, b), int)
+        evals, steps, rejected = np.zeros((3, b), int)
         status = np.full(b, "", dtype="<U8")
         lost = torch.full((b,), torch.nan, **like)
-        self.result = Flow(torch.zeros(b, p, **like), zeros, status, lost, *counts, times)
+        self.result = Flow(torch.zeros(b, p, **like), zeros, status, lost, evals, steps, rejected, times)
 
     def run(self) -> Flow:
         point, turn = self.slots[:, 0].clone(), 0  # where F is evaluated next (B, P)

@@ -71,14 +71,14 @@ def gradient_flow(
     for start in range(0, objective.runs, block):
         runs = np.arange(start, min(start + block, objective.runs))
         part = objective if block == objective.runs else objective.select(torch.as_tensor(runs, device=device))
-        arguments = part, runs, T[runs], times[runs], observe, rtol, max_evals
-        if device.type == "cpu" and isinstance(objective, FusedSquareLoss):
+        arguments = runs, T[runs], times[runs], observe, rtol, max_evals
+        if device.type == "cpu" and isinstance(part, FusedSquareLoss):
             from .one_run import integrate  # loads a compiler
 
-            parts.append(integrate(*arguments))
+            parts.append(integrate(part, *arguments))
             continue
-        with denormals_flushed() if isinstance(objective, DeepHinge) else contextlib.nullcontext():
-            parts.append(Integrator(*arguments).run())
+        with denormals_flushed() if isinstance(part, DeepHinge) else contextlib.nullcontext():
+            parts.append(Integrator(part, *arguments).run())
     return _join(parts)
 
 

@@ -40,7 +40,8 @@ def integrate(objective: FusedSquareLoss, runs, T, times, observe, rtol, max_eva
         else:
             with ThreadPoolExecutor(workers) as pool:
                 list(pool.map(one, range(b)))
-    result = Flow(torch.from_numpy(u), time, status, torch.from_numpy(loss), *counts, times)
+    evals, steps, rejected = counts
+    result = Flow(torch.from_numpy(u), time, status, torch.from_numpy(loss), evals, steps, rejected, times)
     for column in range(times.shape[1]):
         rows = np.flatnonzero(np.isfinite(states[:, column, 0]))
         if len(rows):

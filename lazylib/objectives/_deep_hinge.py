@@ -33,7 +33,7 @@ class DeepHinge(SoftHinge):
         self.z = [self.w0.new_empty(shape) for _ in range(self.net.L)]
         self.delta = [self.w0.new_empty(shape) for _ in range(2)]
         self.xt = self.x.mT  # (d, n)
-        self.layers = None  # W_l, b_l of the latest gradient
+        self.layers: list[tuple[Tensor, Tensor | None]] = []  # W_l, b_l of the latest gradient
 
     @property
     def bytes_per_run(self) -> int:
@@ -46,16 +46,12 @@ class DeepHinge(SoftHinge):
     def _forward(self, w: Tensor) -> Tensor:
         """f(w) on the training inputs, (B, n); leaves p_l and z_l."""
         self.layers = self.net.split(w)
-        z = None
-        for l, ((weight, b), c) in enumerate(zip(self.layers, self.net.factors, strict=True)):
-            if l == self.net.L:
-                f = c * torch.bmm(weight, z)  # (B, 1, n)
-                return (f if b is None else f + b.unsqueeze(2)).squeeze(1)
+        for l, ((weight, b), c) in enumerate(zip(self.layers[:-1], self.net.factors[:-1], strict=True)):
             p = self.p[l]
             if l == 0:  # one matrix product for all runs
                 torch.mm(weight.reshape(-1, self.net.d), self.xt, out=p.view(-1, p.shape[2]))
             else:
-                torch.bmm(weight, z, out=p)
+                torch.bmm(weight, self.z[l - 1], out=p)
             p *= c
             if b is not None:
                 p += b.unsqueeze(2)
@@ -64,6 +60,9 @@ class DeepHinge(SoftHinge):
                 torch.clamp(p, min=0, out=z)
             else:
                 torch.ops.aten.softplus.out(p, SOFTPLUS_BETA, LINEAR, out=z)
+        (weight, b), c = self.layers[-1], self.net.factors[-1]
+        f = c * torch.bmm(weight, self.z[-1])  # (B, 1, n)
+        return (f if b is None else f + b.unsqueeze(2)).squeeze(1)
 
     def _gate(self, delta: Tensor, p: Tensor) -> Tensor:
         """delta ∘ σ′(p)/a, in place where the layout allows."""
@@ -95,18 +94,15 @@ class DeepHinge(SoftHinge):
         def of(part: Tensor) -> Tensor:
             return part if len(rows) == self.runs else part[rows]
 
-        along = None
-        for l, ((weight, _), (step, b), c) in enumerate(
-            zip(self.layers, self.net.split(v), self.net.factors, strict=True)
-        ):
+        layers = zip(self.layers, self.net.split(v), self.net.factors, strict=True)
+        for l, ((weight, _), (step, b), c) in enumerate(layers):
             if l == 0:
                 change = c * (step @ self.xt)  # of p_l, (k, h, n)
             else:
+                along = self._gate(change, of(self.p[l - 1]))  # of z_{l−1}
                 change = c * (torch.bmm(step, of(self.z[l - 1])) + torch.bmm(of(weight), along))
             if b is not None:
                 change += b.unsqueeze(2)
-            if l < self.net.L:
-                along = self._gate(change, of(self.p[l]))  # of z_l
         return of(self.alpha) * change.squeeze(1).square().mean(1).sqrt()
 
 

@@ -21,7 +21,7 @@ class _Hinge(Objective):
         self.y, self.alpha, self.margin, self.ends = y, alpha, margin, margin is not None
 
     def ended(self, out: Tensor) -> Tensor:
-        return (out * self.y > self.margin).all(1) if self.ends else super().ended(out)
+        return super().ended(out) if self.margin is None else (out * self.y > self.margin).all(1)
 
     def loss(self, out: Tensor) -> Tensor:
         """L, (B,)."""

@@ -30,7 +30,8 @@ class Problem:
     def rows(self, index) -> Problem:
         """The sub-batch at ``index`` (a run may be repeated)."""
         parts = (self.x, self.y, self.x_test, self.y_test, self.teacher)
-        return Problem(*(part[index] for part in parts), self.teacher_net)
+        x, y, x_test, y_test, teacher = (part[index] for part in parts)
+        return Problem(x, y, x_test, y_test, teacher, self.teacher_net)
 
 
 def sphere(n: int, d: int, rng: torch.Generator) -> Tensor:
@@ -101,5 +102,6 @@ def teacher_student(
     else:
         if not len(seeds):
             raise ValueError("seeds must not be empty.")
-        parts = [torch.stack(part) for part in zip(*map(one, seeds), strict=True)]
-    return Problem(*(part.to(dtype=dtype, device=device) for part in parts), net)
+        parts = tuple(torch.stack(part) for part in zip(*map(one, seeds), strict=True))
+    x, y, x_test, y_test, teacher = (part.to(dtype=dtype, device=device) for part in parts)
+    return Problem(x, y, x_test, y_test, teacher, net)

@@ -1,0 +1,178 @@
+"""What every chapter does the same way, one call each: its start, stored results, sentences with numbers, its notes.
+
+p = chapter.start("08_width_scaling", globals(), PRESETS, claims="W1", trials=at_least(2), …)
+…
+stored = chapter.stored("widths", "scan")
+axes = chapter.panels(runs, "widths", draw)
+chapter.say(f"At m = {m} the test loss is {loss:.2g}.")
+…
+chapter.keep(widths=runs, scan=scanned)
+chapter.notes()
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import matplotlib.pyplot as plt
+import xarray as xr
+from IPython.display import Markdown, display
+
+from ..runs.files import PACKAGE, write
+from . import ledger, parameters, plot
+from .provenance import provenance
+
+RESULTS = PACKAGE.parent / "results"
+TITLES = {"paper": "published scale, stored", "cpu": "a larger run on a processor, stored"}
+_now: SimpleNamespace | None = None  # the chapter that runs in this process
+
+
+def start(
+    stem: str,
+    namespace: Mapping[str, Any],
+    presets: Mapping[str, Mapping[str, Any]],
+    *,
+    claims: str,
+    figures: str = "svg",
+    **rules: Any,
+) -> SimpleNamespace:
+    """Resolve the parameters, set the style of figures, start the clock, and show the place of the verdicts.
+
+    Args:
+        stem: of the chapter's file, such as "08_width_scaling".
+        namespace, presets, rules: as for `parameters.resolve`.
+        claims: ids of the chapter's claims, "W1" or "K1 K2". `notes` puts their verdicts where this shows their place.
+        figures: "svg" or "png".
+
+    Returns:
+        The parameters as attributes, with `preset`, `scale` and `store`: the folder LAZYLIB_STORE for the finished
+        cells of sweeps, or None.
+
+    Raises:
+        ValueError: a wrong value, in one sentence, before any work.
+    """
+    global _now
+    p = parameters.resolve(namespace, presets, **rules)
+    p.store = os.environ.get("LAZYLIB_STORE") or None
+    plot.style(figures)  # type: ignore[arg-type]  # it refuses other words itself
+    verdicts = display(Markdown("*The verdicts stand here when the chapter has run.*"), display_id=True)
+    begun = time.perf_counter()
+    _now = SimpleNamespace(stem=stem, p=p, claims=claims.split(), begun=begun, verdicts=verdicts, stored={})
+    return p
+
+
+def stored(*names: str, rename: Mapping[str, str] | None = None) -> dict[str, xr.Dataset | None]:
+    """The stored results of larger runs, results/NN_name.nc, None for each that is not there; it is said which are.
+
+    Args:
+        names: of the results, as `keep` was given them.
+        rename: old → new name of dimensions, for files that were written under older names.
+    """
+    now = _running()
+    for name in names:
+        path = RESULTS / f"{now.stem[:2]}_{name}.nc"
+        data = xr.load_dataset(path, engine="h5netcdf") if path.exists() else None
+        if data is not None and rename:
+            data = data.rename({old: new for old, new in rename.items() if old in data.dims})
+        now.stored[name] = data
+    missing = [name for name in names if now.stored[name] is None]
+    print(
+        "Results of a larger run are "
+        + (f"not stored: {', '.join(missing)}." if missing else "stored: figures show them beside the live run.")
+    )
+    return {name: now.stored[name] for name in names}
+
+
+def beside(live: xr.Dataset, name: str) -> list[tuple[str, xr.Dataset]]:
+    """The live result, and the stored one of that name if there is one, each with a title."""
+    now = _running()
+    other = now.stored.get(name)
+    found = [(f"live: {now.p.scale}", live)]
+    return found if other is None else [*found, (TITLES.get(other.attrs["scale"], other.attrs["scale"]), other)]
+
+
+def panels(live: xr.Dataset, name: str, draw: Callable[[Any, xr.Dataset], object], **size: Any) -> Any:
+    """Draw the live result and the stored one side by side by `draw(axes, data)`; returns their axes."""
+    both = beside(live, name)
+    size = {"figsize": (4.1 * len(both), 3.5), "sharex": True, "sharey": True, "squeeze": False, **size}
+    _, axes = plt.subplots(1, len(both), **size)
+    for ax, (title, data) in zip(axes[0], both, strict=True):
+        draw(ax, data)
+        ax.set_title(title)
+    return axes[0]
+
+
+def say(text: str) -> None:
+    """Show a text with numbers in it, Markdown, as an output; a minus before a number becomes a true one.
+
+    Raises:
+        ValueError: the text has a role or a directive, which plain Jupyter would show raw.
+    """
+    raw = re.search(r"\{[\w:]+\}`|^(:::|```\{)", text, re.MULTILINE)
+    if raw:
+        raise ValueError(
+            f"a sentence must be plain Markdown, without {raw[0]!r}: references go into the text around it."
+        )
+    parts = re.split(r"(\$[^$]*\$|`[^`]*`)", " ".join(text.split()))  # every second one is mathematics or code
+    parts[::2] = [re.sub(r"(?<![\w.−–-])-(?=\.?\d)", "−", part) for part in parts[::2]]
+    display(Markdown("".join(parts)))
+
+
+def keep(*, folder: Path = RESULTS, **datasets: xr.Dataset) -> None:
+    """Store results of a larger run (its scale is paper or cpu), each with where it comes from; else do nothing.
+
+    Floats are rounded to single precision. A file is replaced whole or not at all.
+    """
+    now = _running()
+    if now.p.scale not in ledger.LARGER:
+        return
+    where = provenance(vars(now.p).get("device"))
+    for name, data in datasets.items():
+        small = data.map(lambda v: v.astype("float32") if v.dtype == float else v, keep_attrs=True)
+        small.attrs = {
+            **data.attrs,
+            "chapter": now.stem,
+            "scale": now.p.scale,
+            "seconds": round(time.perf_counter() - now.begun, 1),
+            "date": where["date"],
+            "device": where["device"],
+            "versions": str(where["versions"]),
+            "code": str(where["code"]),
+            "parameters": json.dumps(vars(now.p)),
+        }
+        encoding = {variable: {"zlib": True} for variable in small.data_vars}
+        write(
+            folder / f"{now.stem[:2]}_{name}.nc",
+            functools.partial(small.to_netcdf, engine="h5netcdf", encoding=encoding),
+        )
+
+
+def notes() -> None:
+    """Say what this run and the stored ones took, and on what; put the verdicts into their place at the top."""
+    now = _running()
+    if now.verdicts is not None:  # there is no display to change outside of a notebook
+        now.verdicts.update(Markdown(ledger.verdict_line(*now.claims)))
+    where = provenance(vars(now.p).get("device"))
+    seconds = time.perf_counter() - now.begun
+    print(f"This run: preset {now.p.scale}, {seconds:.0f} s on {where['device']}; {where['versions']}")
+    said = {
+        (data.attrs["scale"], data.attrs["seconds"], data.attrs["device"], data.attrs["date"])
+        for data in now.stored.values()
+        if data is not None
+    }
+    for scale, took, device, date in sorted(said):
+        print(f"stored: {scale}, {took:.0f} s on {device}, {date}")
+
+
+def _running() -> SimpleNamespace:
+    if _now is None:
+        raise RuntimeError("chapter.start must be called first.")
+    return _now
