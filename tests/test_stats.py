@@ -192,3 +192,11 @@ def test_plateau_refuses(x, options, sentence):
 )
 def test_an_estimate_reads_with_the_digits_it_deserves(numbers, text):
     assert str(Estimate(*numbers, 10)) == text
+
+
+def test_an_estimate_is_rounded_as_a_whole():
+    estimate = Estimate(5.678, -0.04, 12.34, 3)
+    assert estimate.significant(2) == (5.7, -0.04, 12.0, 3)
+    assert estimate.rounded(1) == (5.7, 0.0, 12.3, 3) and str(estimate.rounded(1).low) == "0.0"  # no -0.0
+    unknown = Estimate(1.0, math.nan, math.nan, 1).significant(2)
+    assert unknown.value == 1.0 and unknown.ci is None
