@@ -66,7 +66,7 @@ def test_a_rule_of_one_line(name, rule, value, sentence):
 
 def test_another_device_is_the_same_run():
     tables = {"laptop": {"device": "cpu"}, "paper": {"device": "cuda"}}
-    assert resolve({"preset": "paper", "device": "cpu"}, tables).scale == "paper"
+    assert resolve({"preset": "paper", "device": "cpu"}, tables).label == "paper"
 
 
 # --- stored results ---
@@ -87,7 +87,7 @@ def test_what_is_stored_says_where_it_comes_from_and_is_read_again(tmp_path, cap
     assert "not stored: scan" in capsys.readouterr().out and found["scan"] is None
     widths = found["widths"]
     assert widths.x.dims == ("width",) and widths.x.dtype == "float32" and widths.attrs["width"] == 3
-    assert widths.attrs["scale"] == "cpu" and json.loads(widths.attrs["parameters"])["low"] == 0.5
+    assert widths.attrs["label"] == "cpu" and json.loads(widths.attrs["parameters"])["low"] == 0.5
     titles = [title for title, _ in chapter.beside(data(), "widths")]
     assert titles == ["live: laptop", "a larger run on a processor, stored"]
     assert [title for title, _ in chapter.beside(data(), "scan")] == ["live: laptop"]
@@ -155,3 +155,11 @@ p = chapter.start("08_made", {"preset": "laptop"}, {"laptop": {}}, claims="W1")
     done = nbclient.NotebookClient(page, kernel_name="python3", resources={"metadata": {"path": Path.cwd()}}).execute()
     assert "**W1** ✓ holds" in done.cells[1].outputs[0].data["text/markdown"]
     assert not any("text/markdown" in out.get("data", {}) for out in done.cells[3].outputs)
+
+
+def test_a_run_replaces_only_what_a_run_of_its_preset_stored(tmp_path):
+    for preset in ("paper", "cpu", "paper"):
+        begin(preset=preset)
+        chapter.keep(folder=tmp_path, seconds=7.04, widths=data())
+        assert xr.load_dataset(tmp_path / f"08_widths{'_cpu' * (preset == 'cpu')}.nc").attrs["seconds"] == 7.0
+    assert len(list(tmp_path.iterdir())) == 2

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 from lazylib.book import ledger, provenance
 from lazylib.book.stats import Estimate
@@ -67,7 +68,7 @@ def test_check_prints_one_line_and_records(root, capsys):
     assert capsys.readouterr().out == line
     record = read(root / "laptop/K2.json")
     assert record["value"] == -0.99812 and record["ci"] == [-1.001, -0.9951] and record["seeds"] == 10
-    assert record["verdict"] == "holds" and record["scale"] == "laptop"
+    assert record["verdict"] == "holds" and record["label"] == "laptop"
     assert record["parameters"] == {"taus": [0.1, 1.0]} and record["seconds"] >= 0
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", record["date"]) and record["device"]
     assert record["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
@@ -100,6 +101,13 @@ def test_an_estimate_brings_interval_and_seeds(root, capsys):
     assert "−0.5 [−0.52, −0.48], 20 seeds" in capsys.readouterr().out
     ledger.check("K4", True, Estimate(-0.5, float("nan"), float("nan"), 1))  # one seed: no interval
     assert read(root / "laptop/K4.json")["ci"] is None
+
+
+def test_runs_that_failed_are_counted_and_not_judged(root, capsys):
+    ledger.judge("K1", np.array([True, True]), lambda: dict(holds=True, value=1.0))
+    assert read(root / "laptop/K1.json")["verdict"] == "holds"
+    ledger.judge("K1", [np.array([[True, False]]), xr.DataArray([False])], lambda: 1 / 0, "fell asleep")
+    assert "K1 does not hold: 2 of 3 runs fell asleep" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -162,7 +170,7 @@ def test_verdict_line_is_of_this_run_only(root):
     ledger.check("K1", True, 1.0)
     ledger.check("K2", False, 1.0)
     line = ledger.verdict_line("K1", "K2", "K3")
-    assert line.startswith("**K1** ✓ holds · **K2** ✗ does not hold · **K3** – not run yet (scale: laptop;")
+    assert line.startswith("**K1** ✓ holds · **K2** ✗ does not hold · **K3** – not run yet (preset: laptop;")
     assert "[ledger](ledger.ipynb)" in line
     ledger.start("laptop", {})  # another run: the stored records must not speak for it
     assert "✓" not in ledger.verdict_line("K1", "K2")
@@ -205,7 +213,7 @@ def test_the_largest_run_that_decided_a_claim_gives_the_verdict(root):
                 ledger.check(id, holds, 1.0)
     rows = {row["id"]: row for row in ledger.table()}
     assert [rows[id]["verdict"] for id in ("K1", "K2", "K3")] == ["does not hold", "holds", "does not hold"]
-    assert [rows[id]["larger"]["scale"] for id in ("K1", "K2", "K3")] == ["paper", "cpu", "cpu"]
+    assert [rows[id]["larger"]["label"] for id in ("K1", "K2", "K3")] == ["paper", "cpu", "cpu"]
     assert rows["K2"]["paper"] is None and rows["K4"]["larger"] is None
 
 

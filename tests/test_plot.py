@@ -12,6 +12,7 @@ import pytest
 import xarray as xr
 
 from lazylib.book import plot
+from lazylib.book.stats import Estimate
 
 X = np.array([0.1, 1.0, 10.0])
 
@@ -45,6 +46,21 @@ def test_band_takes_the_axis_of_the_runs_and_quantiles(ax):
     line = plot.band(ax, X, runs, axis=0, spread="quantiles")
     np.testing.assert_allclose(line.get_ydata(), [15, 16, 17])
     np.testing.assert_allclose(shade(ax)[0.1], (3, 27))
+
+
+def test_curve_finds_x_and_the_runs_by_name(ax):
+    runs = xr.DataArray(np.arange(33.0).reshape(11, 3), dims=("seed", "tau"), coords={"tau": X})
+    line = plot.curve(ax, runs, spread="quantiles", color="C2")
+    np.testing.assert_allclose(line.get_xdata(), X)
+    np.testing.assert_allclose(line.get_ydata(), [15, 16, 17])
+    assert line.get_color() == "C2"
+
+
+def test_interval_draws_low_and_high(ax):
+    plot.interval(ax, [1, 2], Estimate(np.array([3.0, 5.0]), np.array([2.0, 4.5]), np.array([7.0, 5.0]), 3))
+    ((low, high),) = [zip(*(part[:, 1] for part in ax.collections[0].get_segments()), strict=True)]
+    assert list(low) == [2, 4.5] and list(high) == [7, 5]
+    plot.interval(ax, 1, Estimate(3.0, 2.0, 4.0, 3))  # one number
 
 
 @pytest.mark.parametrize("spread", ["std", "quantiles"])

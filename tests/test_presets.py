@@ -44,18 +44,18 @@ def resolve(preset="laptop", injected=None, tables=PRESETS, **given):
 
 def test_presets_are_differences_to_laptop():
     smoke, paper = resolve("smoke"), resolve("paper")
-    assert (smoke.trials, smoke.taus, smoke.m, smoke.preset, smoke.scale) == (2, [1.0], 50, "smoke", "smoke")
-    assert paper.trials == 100 and paper.scale == "paper" and type(paper.taus) is list
+    assert (smoke.trials, smoke.taus, smoke.m, smoke.preset, smoke.label) == (2, [1.0], 50, "smoke", "smoke")
+    assert paper.trials == 100 and paper.label == "paper" and type(paper.taus) is list
     np.testing.assert_allclose(paper.taus, [0.1, 10**-0.5, 1, 10**0.5, 10])
 
 
-def test_changes_show_in_the_scale_and_reach_the_ledger():
+def test_changes_show_in_the_label_and_reach_the_ledger():
     p = resolve("paper", taus=(1, 2), horizon=5, symmetrized=False)
     assert p.taus == [1.0, 2.0] and type(p.taus[0]) is float and type(p.horizon) is float
-    assert p.symmetrized is False and p.scale == "paper, changed" and p.preset == "paper"
-    assert ledger._run["scale"] == "paper, changed" and ledger._run["parameters"]["taus"] == [1.0, 2.0]
-    assert resolve(trials=10).scale == "laptop"  # the preset's own value changes nothing
-    assert resolve(taus=np.array([0.1, 1])).scale == "laptop"
+    assert p.symmetrized is False and p.label == "paper, changed" and p.preset == "paper"
+    assert ledger._run["label"] == "paper, changed" and ledger._run["parameters"]["taus"] == [1.0, 2.0]
+    assert resolve(trials=10).label == "laptop"  # the preset's own value changes nothing
+    assert resolve(taus=np.array([0.1, 1])).label == "laptop"
 
 
 @pytest.mark.parametrize(
@@ -115,13 +115,13 @@ def test_only_the_last_injected_cell_counts():
         ({"laptop": {"m": 2}, "smoke": {"n": 3}}, "the preset 'smoke' gives 'n', which 'laptop' lacks."),
         ({"laptop": {"q": 2}}, "the parameters cell has no line for 'q'"),
         ({"laptop": {"m": None}}, "must give a value for 'm'"),
-        ({"laptop": {"scale": 1.0}}, "cannot be called 'scale'"),
+        ({"laptop": {"label": 1.0}}, "cannot be called 'label'"),
         ({"laptop": {"m": 2, "taus": [1.0, "a"]}}, "must hold numbers or texts only"),
         ({"laptop": {"m": 2, "taus": []}}, "numbers, texts or lists, not \\[\\]"),
     ],
 )
 def test_authors_mistakes(tables, sentence):
-    namespace = {"preset": "laptop", "m": None, "taus": None, "scale": None}
+    namespace = {"preset": "laptop", "m": None, "taus": None, "label": None}
     with pytest.raises(ValueError, match=sentence):
         parameters.resolve(namespace, tables)
     with pytest.raises(ValueError, match="rule for 'k'"):
@@ -210,7 +210,7 @@ def test_papermill_runs_with_changed_parameters(notebook):
     assert done.returncode == 0, done.stderr
     assert json.loads((notebook.parent / "done.json").read_text()) == {
         "preset": "smoke",
-        "scale": "smoke, changed",
+        "label": "smoke, changed",
         "taus": [1.0, 2.5],
         "m": 2,
         "symmetrized": False,
@@ -232,7 +232,7 @@ NBVAL = ["-m", "pytest", "--nbval-lax", "-p", "no:cacheprovider", "chapter.ipynb
 def test_runs_with_no_injected_cell(notebook, command):
     done = run(notebook, *command)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert json.loads((notebook.parent / "done.json").read_text())["scale"] == "laptop"
+    assert json.loads((notebook.parent / "done.json").read_text())["label"] == "laptop"
 
 
 def test_papermill_documents_the_parameters(notebook):

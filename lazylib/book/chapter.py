@@ -53,7 +53,7 @@ def start(
         figures: "svg" or "png".
 
     Returns:
-        The parameters as attributes, with `preset`, `scale` and `store`: the folder LAZYLIB_STORE for the finished
+        The parameters as attributes, with `preset`, `label` and `store`: the folder LAZYLIB_STORE for the finished
         cells of sweeps, or None.
 
     Raises:
@@ -70,7 +70,7 @@ def start(
 
 
 def stored(*names: str, rename: Mapping[str, str] | None = None) -> dict[str, xr.Dataset | None]:
-    """The stored results of larger runs, results/NN_name.nc, None for each that is not there; it is said which are.
+    """The stored results of the largest runs, None for each that is not there; it is said which are.
 
     Args:
         names: of the results, as `keep` was given them.
@@ -78,11 +78,13 @@ def stored(*names: str, rename: Mapping[str, str] | None = None) -> dict[str, xr
     """
     now = _running()
     for name in names:
-        path = RESULTS / f"{now.stem[:2]}_{name}.nc"
-        data = xr.load_dataset(path, engine="h5netcdf") if path.exists() else None
-        if data is not None and rename:
-            data = data.rename({old: new for old, new in rename.items() if old in data.dims})
-        now.stored[name] = data
+        found = (path for label in ledger.LARGER if (path := _path(now.stem, name, label)).exists())
+        if (path := next(found, None)) is None:
+            now.stored[name] = None
+            continue
+        data = xr.load_dataset(path, engine="h5netcdf")
+        data.attrs["label"] = data.attrs.pop("scale", data.attrs.get("label"))  # "scale": files of earlier versions
+        now.stored[name] = data.rename({old: new for old, new in (rename or {}).items() if old in data.dims})
     missing = [name for name in names if now.stored[name] is None]
     print(
         "Results of a larger run are "
@@ -95,8 +97,8 @@ def beside(live: xr.Dataset, name: str) -> list[tuple[str, xr.Dataset]]:
     """The live result, and the stored one of that name if there is one, each with a title."""
     now = _running()
     other = now.stored.get(name)
-    found = [(f"live: {now.p.scale}", live)]
-    return found if other is None else [*found, (TITLES.get(other.attrs["scale"], other.attrs["scale"]), other)]
+    found = [(f"live: {now.p.label}", live)]
+    return found if other is None else [*found, (TITLES[other.attrs["label"]], other)]
 
 
 def panels(live: xr.Dataset, name: str, draw: Callable[[Any, xr.Dataset], object], **size: Any) -> Any:
@@ -126,13 +128,19 @@ def say(text: str) -> None:
     display(Markdown("".join(parts)))
 
 
-def keep(*, folder: Path = RESULTS, **datasets: xr.Dataset) -> None:
-    """Store results of a larger run (its scale is paper or cpu), each with where it comes from; else do nothing.
+def keep(*, folder: Path | None = None, seconds: float | None = None, **datasets: xr.Dataset) -> None:
+    """Store results of a larger run (preset paper or cpu, unchanged), each with where it comes from; else do nothing.
 
-    Floats are rounded to single precision. A file is replaced whole or not at all.
+    Floats are rounded to single precision. A file is replaced whole or not at all, and only by a run of the same
+    preset: results/NN_name.nc is the published size, results/NN_name_cpu.nc the larger run on a processor.
+
+    Args:
+        folder: instead of results/.
+        seconds: that the run took, if it was made in pieces; by default since its start.
+        datasets: name → result.
     """
     now = _running()
-    if now.p.scale not in ledger.LARGER:
+    if now.p.label not in ledger.LARGER:
         return
     where = provenance(vars(now.p).get("device"))
     for name, data in datasets.items():
@@ -140,8 +148,8 @@ def keep(*, folder: Path = RESULTS, **datasets: xr.Dataset) -> None:
         small.attrs = {
             **data.attrs,
             "chapter": now.stem,
-            "scale": now.p.scale,
-            "seconds": round(time.perf_counter() - now.begun, 1),
+            "label": now.p.label,
+            "seconds": round(time.perf_counter() - now.begun if seconds is None else seconds, 1),
             "date": where["date"],
             "device": where["device"],
             "versions": str(where["versions"]),
@@ -150,26 +158,33 @@ def keep(*, folder: Path = RESULTS, **datasets: xr.Dataset) -> None:
         }
         encoding = {variable: {"zlib": True} for variable in small.data_vars}
         write(
-            folder / f"{now.stem[:2]}_{name}.nc",
+            _path(now.stem, name, now.p.label, folder),
             functools.partial(small.to_netcdf, engine="h5netcdf", encoding=encoding),
         )
 
 
-def notes() -> None:
-    """Say what this run and the stored ones took, and on what; put the verdicts into their place at the top."""
+def notes(seconds: float | None = None) -> None:
+    """Say what this run and the stored ones took, and on what; put the verdicts into their place at the top.
+
+    seconds: that this run took, if it was made in pieces; by default since its start.
+    """
     now = _running()
     if now.verdicts is not None:  # there is no display to change outside of a notebook
         now.verdicts.update(Markdown(ledger.verdict_line(*now.claims)))
     where = provenance(vars(now.p).get("device"))
-    seconds = time.perf_counter() - now.begun
-    print(f"This run: preset {now.p.scale}, {seconds:.0f} s on {where['device']}; {where['versions']}")
+    seconds = time.perf_counter() - now.begun if seconds is None else seconds
+    print(f"This run: preset {now.p.label}, {seconds:.0f} s on {where['device']}; {where['versions']}")
     said = {
-        (data.attrs["scale"], data.attrs["seconds"], data.attrs["device"], data.attrs["date"])
+        (data.attrs["label"], data.attrs["seconds"], data.attrs["device"], data.attrs["date"])
         for data in now.stored.values()
         if data is not None
     }
-    for scale, took, device, date in sorted(said):
-        print(f"stored: {scale}, {took:.0f} s on {device}, {date}")
+    for label, took, device, date in sorted(said):
+        print(f"stored: {label}, {took:.0f} s on {device}, {date}")
+
+
+def _path(stem: str, name: str, label: str, folder: Path | None = None) -> Path:
+    return (folder or RESULTS) / f"{stem[:2]}_{name}{'' if label == 'paper' else f'_{label}'}.nc"
 
 
 def _running() -> SimpleNamespace:

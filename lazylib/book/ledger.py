@@ -1,9 +1,9 @@
-"""The ledger: what the papers claim, what was measured, at which scale and on what hardware, and the verdict.
+"""The ledger: what the papers claim, what was measured, in which run and on what hardware, and the verdict.
 
 ``chapters/claims.toml`` holds the claims. A chapter calls `check` once for each of its claims; this prints
-one line and stores one JSON record, ``<root>/<scale>/<claim>.json``, where root is the environment variable
-LAZYLIB_LEDGER or else ``results/ledger``. A run with changed parameters has a scale, hence a folder, of its
-own. `table` and `html` put claims, live records and the committed ones of larger runs side by side.
+one line and stores one JSON record, ``<root>/<label>/<claim>.json``: root is the environment variable
+LAZYLIB_LEDGER or else ``results/ledger``, and the label of a run is its preset, so a run with changed parameters
+("laptop, changed") has a folder of its own. `table` and `html` put claims, live records and the committed ones of larger runs side by side.
 """
 
 import html as _html
@@ -14,7 +14,7 @@ import re
 import time
 import tomllib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ RECORDS = "results/ledger"
 SYMBOLS = dict(zip([*VERDICTS.values(), NOT_RUN], "✓✗≈––", strict=True))
 COLORS = {"holds": "#cdebd8", "holds with a caveat": "#fbe7b2", "does not hold": "#f6cfc4"}
 COLUMNS = ("Paper", "Live here", "Larger run")
-LARGER = ("paper", "cpu")  # scales whose records are committed, the largest first
+LARGER = ("paper", "cpu")  # labels whose records are committed, the largest first
 # Shows the claims of the chosen work and verdict; a table of which none is left goes too.
 FILTER = """<script>
 (() => {
@@ -55,13 +55,13 @@ FILTER = """<script>
 })();
 </script>"""
 
-_run: dict[str, Any] = {"scale": "no preset", "parameters": {}, "since": None}
+_run: dict[str, Any] = {"label": "no preset", "parameters": {}, "since": None}
 _checked: dict[str, str] = {}
 
 
-def start(scale: str, parameters: dict[str, Any]) -> None:
-    """Say at which scale and with which parameters the following checks are made (`presets.resolve` does)."""
-    _run.update(scale=scale, parameters=parameters, since=time.perf_counter())
+def start(label: str, parameters: dict[str, Any]) -> None:
+    """Say in which run and with which parameters the following checks are made (`parameters.resolve` does)."""
+    _run.update(label=label, parameters=parameters, since=time.perf_counter())
     _checked.clear()
 
 
@@ -99,7 +99,7 @@ def check(
         "ci": ci,
         "seeds": seeds and int(seeds),
         "detail": detail,
-        "scale": _run["scale"],
+        "label": _run["label"],
         "parameters": _run["parameters"],
         "seconds": since and round(time.perf_counter() - since, 1),
         **provenance(device or _run["parameters"].get("device")),
@@ -111,19 +111,33 @@ def check(
     _store(record)
 
 
+def judge(id: str, reached: Any, verdict: Callable[[], dict[str, Any]], fault: str = "diverged or stalled") -> None:
+    """Check a claim by `verdict()`, the arguments of `check`; if any run failed it does not hold, and says how many.
+
+    reached: whether each run came to its end, an array or a list of arrays.
+    fault: what runs did that failed, in words.
+    """
+    parts = reached if isinstance(reached, (list, tuple)) else [reached]
+    ok = np.concatenate([np.ravel(part) for part in parts]).astype(bool)
+    if ok.all():
+        check(id, **verdict())
+    else:
+        check(id, False, f"{(~ok).sum()} of {ok.size} runs {fault}")
+
+
 def verdict_line(*ids: str) -> str:
     """Markdown with the verdicts of this run's checks, for a chapter's top; claims not checked say so.
 
     Verdicts of larger runs (see `table`) follow where they are other ones.
     """
     verdicts = {_claim(id)["id"]: _checked.get(id, NOT_RUN) for id in ids}
-    text = f"{_badges(verdicts)} (scale: {_run['scale']}; [ledger](ledger.ipynb))"
+    text = f"{_badges(verdicts)} (preset: {_run['label']}; [ledger](ledger.ipynb))"
     kept = {id: record for id in ids if (record := _larger(id))}
     undecided = VERDICTS["not run"]
     others = {id: r["verdict"] for id, r in kept.items() if r["verdict"] not in (verdicts[id], undecided)}
-    if not others or _run["scale"] in LARGER:
+    if not others or _run["label"] in LARGER:
         return text
-    return f"{text}. In a larger run ({', '.join(sorted({kept[id]['scale'] for id in others}))}): {_badges(others)}"
+    return f"{text}. In a larger run ({', '.join(sorted({kept[id]['label'] for id in others}))}): {_badges(others)}"
 
 
 def _badges(verdicts: dict[str, str]) -> str:
@@ -132,7 +146,7 @@ def _badges(verdicts: dict[str, str]) -> str:
 
 def _larger(id: str) -> dict | None:
     """The committed record of the largest run."""
-    found = (_read(_repository() / RECORDS / _path(scale, id), scale, id) for scale in LARGER)
+    found = (_read(_repository() / RECORDS / _path(label, id), label, id) for label in LARGER)
     return next(filter(None, found), None)
 
 
@@ -153,7 +167,7 @@ def glue(**values: Any) -> None:
         display(data, metadata={"scrapbook": {"name": name, "mime_prefix": prefix}}, raw=True)
 
 
-def table(scale: str = "laptop") -> list[dict[str, Any]]:
+def table(label: str = "laptop") -> list[dict[str, Any]]:
     """One row per claim, in the order of claims.toml.
 
     Keys: those of claims.toml (id, work, place, statement, reference, chapter), title (of the chapter), link
@@ -161,13 +175,13 @@ def table(scale: str = "laptop") -> list[dict[str, Any]]:
     is paper, or else that of the largest run on a processor) and verdict: of the larger run, or of the live one
     where that decided nothing; else "not run yet".
 
-    scale: whose records are "live"; any scale that a run had, such as "smoke" or "laptop, changed". They are
+    label: of the run whose records are "live", such as "smoke" or "laptop, changed". They are
     read where `check` writes them, those of larger runs always from ``results/ledger``.
     """
     rows = []
     for claim in claims().values():
         stem = claim["chapter"]
-        live = _read(_root() / _path(scale, claim["id"]), scale, claim["id"])
+        live = _read(_root() / _path(label, claim["id"]), label, claim["id"])
         larger = _larger(claim["id"])
         found = [record["verdict"] for record in (larger, live) if record] or [NOT_RUN]
         rows.append(
@@ -179,7 +193,7 @@ def table(scale: str = "laptop") -> list[dict[str, Any]]:
                 "link": stem if (_repository() / f"chapters/{stem}.ipynb").exists() else None,
                 "live": live,
                 "larger": larger,
-                "paper": larger if larger and larger["scale"] == "paper" else None,
+                "paper": larger if larger and larger["label"] == "paper" else None,
                 "verdict": next((verdict for verdict in found if verdict != VERDICTS["not run"]), found[0]),
             }
         )
@@ -260,7 +274,7 @@ def _record_html(record: dict | None, verdict: str) -> str:
     """Value, interval, seeds; device and date; and the record's verdict where it is not the row's."""
     if record is None:
         return NOT_RUN
-    where = f"{record['scale']}; {record['device']}; {record['date']}"
+    where = f"{record['label']}; {record['device']}; {record['date']}"
     lines = [_measured(record) if record["value"] is not None else record["verdict"], record["detail"]]
     other = f" {_badge_html(record['verdict'])}" if record["verdict"] != verdict else ""
     text = "<br>".join(_html.escape(line) for line in lines if line)
@@ -345,13 +359,13 @@ def _root() -> Path:
     return Path(os.environ.get("LAZYLIB_LEDGER") or _repository() / RECORDS)
 
 
-def _path(scale: str, id: str) -> Path:
-    return Path(re.sub(r"[^a-z0-9]+", "-", scale.lower()).strip("-"), f"{id}.json")
+def _path(label: str, id: str) -> Path:
+    return Path(re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-"), f"{id}.json")
 
 
 def _store(record: dict) -> None:
     """Write the record whole or not at all."""
-    path = _root() / _path(record["scale"], record["id"])
+    path = _root() / _path(record["label"], record["id"])
     text = json.dumps(record, indent=1, ensure_ascii=False, default=_jsonable, allow_nan=False)
     try:
         write(path, lambda file: file.write_text(text + "\n", encoding="utf-8"))
@@ -365,12 +379,12 @@ def _jsonable(value: Any) -> Any:
     return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else str(value)
 
 
-def _read(path: Path, scale: str, id: str) -> dict | None:
+def _read(path: Path, label: str, id: str) -> dict | None:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        needed = {"value", "ci", "seeds", "detail", "device", "date"}
+        needed = {"value", "ci", "seeds", "detail", "device", "date", "label"}
         if record["verdict"] in SYMBOLS and record.keys() >= needed:
-            return record if record["scale"] == scale else None
+            return record if record["label"] == label else None
         problem = "lacks entries"
     except (FileNotFoundError, NotADirectoryError):
         return None

@@ -3,12 +3,12 @@
 A chapter's first code cell (tag ``parameters``) lists every parameter with a type and a meaning::
 
     preset: str = "laptop"  # smoke | laptop | paper
-    taus: list = None       # initialization scales τ > 0 (None: the preset's)
+    taus: list = None       # initial sizes τ > 0 (None: the preset's)
 
 and its second one resolves them, before any work starts::
 
     PRESETS = {"smoke": {"trials": 2}, "laptop": {"taus": [0.1, 1.0], "trials": 10}, "paper": {"trials": 100}}
-    p = presets.resolve(globals(), PRESETS, taus=presets.positive, trials=presets.at_least(1))
+    p = resolve(globals(), PRESETS, taus=positive, trials=at_least(1))
 """
 
 import ast
@@ -24,7 +24,7 @@ import numpy as np
 
 from . import ledger
 
-RESERVED = ("preset", "scale")
+RESERVED = ("preset", "label")
 LARGEST = sys.float_info.max
 
 
@@ -128,8 +128,8 @@ def resolve(
             [1.0, 2] a non-empty list of numbers, [1, 2] of whole numbers. Numbers are finite.
         rules: name → Rule, or several, that the preset's and the reader's values pass (each entry of a list).
 
-    Returns the values as attributes, with ``preset`` and ``scale``: the preset's name, with ", changed" after
-    it if any value differs from the preset's. The ledger records claims under this scale.
+    Returns the values as attributes, with ``preset`` and ``label``: the preset's name, with ", changed" after
+    it if any value differs from the preset's. The ledger records claims under this label.
 
     Raises ValueError, in one sentence, for an unknown preset, an unknown parameter injected by papermill
     (which by itself would only be logged), a value of the wrong kind and a value that breaks a rule.
@@ -159,9 +159,9 @@ def resolve(
             if each.related:
                 _check(name, value, each, SimpleNamespace(**values))
 
-    scale = f"{preset}, changed" if changed else preset
-    ledger.start(scale, values)
-    return SimpleNamespace(preset=preset, scale=scale, **values)
+    label = f"{preset}, changed" if changed else preset
+    ledger.start(label, values)
+    return SimpleNamespace(preset=preset, label=label, **values)
 
 
 def _check_tables(namespace: Mapping, presets: Mapping, rules: Mapping) -> None:

@@ -9,9 +9,12 @@ from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
+import xarray as xr
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+
+from .stats import Estimate
 
 # Okabe and Ito's palette: distinct also without red–green vision; its yellow is too pale for lines
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -110,6 +113,18 @@ def band(
             color=curve.get_color(),
         )
     return curve
+
+
+def curve(ax: Axes, array: xr.DataArray, over: str = "seed", **options: Any) -> Line2D:
+    """`band` of an array with two dimensions: its runs, the dimension `over`, and x, the coordinate of the other."""
+    (x,) = (name for name in array.dims if name != over)
+    return band(ax, array[x].values, array.transpose(x, over).values, **options)
+
+
+def interval(ax: Axes, x: Any, estimate: Estimate, **options: Any) -> None:
+    """Points with their confidence intervals over x, as ``ax.errorbar`` draws them; options are its own."""
+    value, low, high = (np.atleast_1d(np.asarray(part, dtype=float)) for part in estimate[:3])
+    ax.errorbar(np.atleast_1d(x), value, yerr=[value - low, high - value], **{"capsize": 2, "fmt": "o", **options})
 
 
 def reference_slope(ax: Axes, slope: float, x: tuple[float, float], y: float, label: str | None = None) -> Line2D:
