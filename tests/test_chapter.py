@@ -21,7 +21,11 @@ from lazylib.book.parameters import (
 )
 from tests.made_notebooks import code, notebook, text
 
-PRESETS = {"laptop": {"widths": [2, 8, 16], "few": [8], "low": 1.0, "high": 2.0, "device": "cpu"}, "cpu": {"low": 0.5}}
+PRESETS = {
+    "laptop": {"widths": [2, 8, 16], "few": [8], "low": 1.0, "high": 2.0, "device": "cpu"},
+    "cpu": {"low": 0.5},
+    "paper": {},
+}
 
 
 def begin(preset="laptop", **given):

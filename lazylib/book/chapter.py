@@ -78,11 +78,11 @@ def stored(*names: str, rename: Mapping[str, str] | None = None) -> dict[str, xr
     """
     now = _running()
     for name in names:
-        found = (path for label in ledger.LARGER if (path := _path(now.stem, name, label)).exists())
-        if (path := next(found, None)) is None:
+        found = [path for label in ledger.LARGER if (path := _path(now.stem, name, label)).exists()]
+        if not found:
             now.stored[name] = None
             continue
-        data = xr.load_dataset(path, engine="h5netcdf")
+        data = xr.load_dataset(found[0], engine="h5netcdf")
         data.attrs["label"] = data.attrs.pop("scale", data.attrs.get("label"))  # "scale": files of earlier versions
         now.stored[name] = data.rename({old: new for old, new in (rename or {}).items() if old in data.dims})
     missing = [name for name in names if now.stored[name] is None]

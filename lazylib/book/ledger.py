@@ -3,7 +3,8 @@
 ``chapters/claims.toml`` holds the claims. A chapter calls `check` once for each of its claims; this prints
 one line and stores one JSON record, ``<root>/<label>/<claim>.json``: root is the environment variable
 LAZYLIB_LEDGER or else ``results/ledger``, and the label of a run is its preset, so a run with changed parameters
-("laptop, changed") has a folder of its own. `table` and `html` put claims, live records and the committed ones of larger runs side by side.
+("laptop, changed") has a folder of its own. `table` and `html` put claims, live records and the committed ones of
+larger runs side by side.
 """
 
 import html as _html
