@@ -15,12 +15,14 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import jupyter_book
+import nbformat
 import pytest
 import yaml
 from nbformat.v4 import new_output
 
 from lazylib.book import ledger
 from tests.made_notebooks import code, figure, text, write
+from tools import download
 from tools.check import problems
 from tools.pages import ROOT, notebooks, pages
 from tools.ready import browser_path
@@ -62,6 +64,29 @@ def test_every_key_of_the_configuration_is_known():
 def test_every_page_is_built(site):
     for page in pages():
         assert (site / f"{page}.html").exists(), page
+
+
+@pytest.mark.parametrize("path", notebooks(), ids=lambda path: path.stem)
+def test_the_notebook_for_download_is_plain_markdown(site, path):
+    """In Jupyter and Colab a role or a directive would stand raw; captions are cells there."""
+    offered = site / "_sources" / path.relative_to(ROOT)
+    assert f'href="{"../" * (len(path.relative_to(ROOT).parts) - 1)}_sources/{path.relative_to(ROOT)}"' in (
+        site / path.relative_to(ROOT).with_suffix(".html")
+    ).read_text(encoding="utf-8")
+    book = nbformat.read(offered, as_version=4)
+    nbformat.validate(book)
+    texts = [cell.source for cell in book.cells if cell.cell_type == "markdown"]
+    for cell in book.cells:
+        texts += [
+            output.data["text/markdown"]
+            for output in cell.get("outputs", [])
+            if "text/markdown" in output.get("data", {})
+        ]
+    assert not [text for text in texts if download.LEFT.search(text)]
+    captions = sum(
+        "caption" in cell.metadata.get("mystnb", {}).get("figure", {}) for cell in nbformat.read(path, 4).cells
+    )
+    assert sum(text.startswith("*Figure ") for text in texts) == captions
 
 
 def article(site: Path, page: str) -> str:
