@@ -15,7 +15,7 @@ import nbformat
 import yaml
 from nbformat import NotebookNode
 
-from tools import api, times
+from tools import api, lab, times
 from tools.check import problems
 from tools.pages import LEDGER, ROOT, notebooks, pages
 from tools.stand_in import literal, under_title, why
@@ -38,10 +38,12 @@ def stage(executed: Path, into: Path, root: Path = ROOT) -> list[str]:
         shutil.copy2(root / name, into / name)
     (into / "_config.yml").write_text(configuration(root / "_config.yml"), encoding="utf-8")
     (into / "_static").mkdir()
-    shutil.copy2(STATIC / "book.css", into / "_static")  # the builder adds it to every page
+    for sheet in (STATIC / "book.css", lab.FOLDER / "lab.css"):  # the builder adds them to every page
+        shutil.copy2(sheet, into / "_static")
     for name, folder in vendor(VENDOR).items():
         shutil.copytree(folder, into / "_extra" / "vendor" / name)
     shutil.copy2(STATIC / "shim.js", into / "_extra" / "vendor" / "widgets")
+    write_made(into / "made", executed)
     made = {api.INDEX: api.index, "times": functools.partial(times.page, executed)}
     made |= {f"{api.PREFIX}{room}": functools.partial(api.page, room) for room in api.rooms(root)}
     names = {path.relative_to(root) for path in notebooks(root)}
@@ -62,6 +64,20 @@ def stage(executed: Path, into: Path, root: Path = ROOT) -> list[str]:
         else:
             shutil.copy2(root / text, target)
     return faults
+
+
+def write_made(folder: Path, executed: Path) -> None:
+    """What pages include: the lab, whole and small, and the ledger's result in one line."""
+    folder.mkdir()
+    (folder / "lab.html").write_text(lab.page(), encoding="utf-8")
+    (folder / "lab_small.html").write_text(lab.page(small=True), encoding="utf-8")
+    path, summary = executed / f"{LEDGER}.ipynb", ""
+    if path.exists():
+        outputs = [output for cell in nbformat.read(path, 4).cells for output in cell.get("outputs", [])]
+        found = (output.data["text/markdown"] for output in outputs if "text/markdown" in output.get("data", {}))
+        summary = next(found, "")
+    line = f"**What came of it**: {summary} See {{doc}}`the ledger <{LEDGER}>`." if summary else ""
+    (folder / "ledger.md").write_text(f"{line}\n", encoding="utf-8")
 
 
 def configuration(path: Path) -> str:
