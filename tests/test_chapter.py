@@ -15,10 +15,12 @@ from lazylib.book.parameters import (
     below,
     decreasing,
     device,
+    having,
     increasing,
     resolve,
     starts_with,
 )
+from lazylib.book.stats import Estimate
 from tests.made_notebooks import code, notebook, text
 
 PRESETS = {
@@ -55,6 +57,9 @@ def data():
         ("widths", increasing(2, above=8), [2, 8], "increasing, with 2 values of 8 or more at least"),
         ("widths", decreasing(), [2, 8], "widths must be decreasing, with 1 value at least"),
         ("widths", starts_with(1), [2, 8], "widths must be a list that starts with 1, not"),
+        ("widths", having(2, low="low"), [0, 8], "widths must be a list with 2 values from low on at least, not"),
+        ("widths", having(1, high="high"), [3, 8], "widths must be a list with 1 value up to high at least"),
+        ("widths", having(1, "low", "high"), [0, 3], "widths must be a list with 1 value from low to high at least"),
         ("few", among("widths"), [9], "few must be among widths, not 9"),
         ("few", at_least("low"), [0], "few must be at least low, not 0"),
         ("low", below("high"), 2.0, "low must be below high, not 2.0"),
@@ -66,6 +71,13 @@ def test_a_rule_of_one_line(name, rule, value, sentence):
     assert resolve(names, PRESETS, **{name: rule if name == "device" or "among" in sentence else ()})
     with pytest.raises(ValueError, match=f"^[^\n]*{sentence}"):
         resolve({**names, name: value}, PRESETS, **{name: rule})
+
+
+def test_enough_values_between_two_others_are_fine():
+    names = {**dict.fromkeys(PRESETS["laptop"]), "preset": "laptop"}
+    for rule in (having(1, high="high"), having(3, low="low"), having(1, "low", "high")):
+        assert resolve(names, PRESETS, widths=rule).widths == [2, 8, 16]
+        assert resolve(names, PRESETS, widths=(rule, at_least(2)))
 
 
 def test_another_device_is_the_same_run():
@@ -81,6 +93,36 @@ def test_only_a_larger_run_as_it_is_meant_is_stored(tmp_path, preset, given, sto
     begin(preset=preset, **given)
     chapter.keep(folder=tmp_path, widths=data())
     assert len(list(tmp_path.iterdir())) == stored
+
+
+def test_rows_of_axes_bring_their_results(tmp_path):
+    begin(preset="cpu")
+    chapter.keep(folder=tmp_path, widths=data().assign_attrs(n=7))
+    begin()
+    chapter.stored("widths")
+    (one,) = chapter.rows(3, scan=data())
+    assert len(one[0]) == 3 and one[0][0].get_ylabel() == "live: laptop"
+    both = chapter.rows(2, widths=data().assign_attrs(n=5))
+    labels = [axes[0].get_ylabel() for axes, _ in both]
+    assert labels == ["live: laptop,\nn = 5", "a larger run on a processor, stored,\nn = 7"]
+    assert [found.attrs["n"] for _, (found,) in both] == [5, 7]
+
+
+def test_a_table_has_true_minus_signs_and_empty_cells(monkeypatch):
+    shown = []
+    monkeypatch.setattr(chapter, "display", shown.append)
+    rows = {("kernel", 2): {"live": Estimate(-1.5, -1.6, -1.4, 3), "paper": None}}
+    rows["weights", 3] = {"live": -0.255, "paper": "−0.2"}
+    chapter.table(rows, names=["of", "L"])
+    assert shown[0].loc[("kernel", 2)].tolist() == ["−1.50 [−1.60, −1.40]", ""]
+    assert shown[0].loc[("weights", 3)].tolist() == ["−0.26", "−0.2"] and shown[0].index.names == ["of", "L"]
+    chapter.table({"a": {("x", "y"): np.nan, ("x", "z"): 2}}, 0)
+    assert shown[1].loc["a", "x"].tolist() == ["", "2"] and list(shown[1].columns) == [("x", "y"), ("x", "z")]
+    chapter.table(
+        xr.DataArray([[-1.0, np.nan]], dims=("L", "alpha_hat"), coords={"L": [3], "alpha_hat": [0.1234, 1]}), 1
+    )
+    assert shown[2].loc[3].tolist() == ["−1.0", ""] and list(shown[2].columns) == ["0.123", "1"]
+    assert shown[2].columns.name == "√h·α"
 
 
 def test_what_is_stored_says_where_it_comes_from_and_is_read_again(tmp_path, capsys):

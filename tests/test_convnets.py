@@ -1,12 +1,14 @@
 """Sizes and initialization of the convolutional networks."""
 
+import doctest
 import math
 
 import pytest
 import torch
 from torch import nn
 
-from lazylib.nets import convnet
+from lazylib.nets import FullyConnected, convnet, convnets, from_module, gain, small_convnet
+from lazylib.runs import generator
 
 
 def convolutions(net):
@@ -89,3 +91,55 @@ def test_bad_arguments_are_refused_in_one_sentence(arguments, word):
     with pytest.raises(ValueError, match=word) as error:
         convnet(**{"name": "vgg11", **arguments})
     assert "\n" not in str(error.value) and str(error.value).endswith(".")
+
+
+# ---- the small one ----
+
+
+def test_a_pixel_a_side_is_a_fully_connected_net_of_the_middle_weights():
+    """One pixel meets only the middle of each filter: the factors are those of the filters, the rest is the same."""
+    net = small_convnet(5, 2, 1, seed=3).double()
+    dense = FullyConnected(2, 5, L=2)
+    weights = [w if w.dim() == 2 else w[:, :, w.shape[2] // 2, w.shape[3] // 2] for w in net.parameters()]
+    weights = [w / size for w, size in zip(weights, (5, 3, 1), strict=True)]
+    x = torch.randn(7, 2, dtype=torch.float64)
+    flat = torch.cat([w.reshape(-1) for w in weights])
+    torch.testing.assert_close(net(x)[:, 0], dense(flat, x))
+    wrong = torch.cat([w.reshape(-1) for w in (3 * weights[0], *weights[1:])])
+    assert not torch.allclose(net(x)[:, 0], dense(wrong, x), rtol=0.1)
+
+
+def test_weights_come_from_a_stream_a_layer():
+    net, other = small_convnet(4, 3, 16, seed=1), small_convnet(4, 3, 16, seed=2)
+    for l, (weight, another) in enumerate(zip(net.parameters(), other.parameters(), strict=True)):
+        assert torch.equal(weight, torch.randn(weight.shape, generator=generator(1, f"layer {l}")))
+        assert not torch.equal(weight, another)
+
+
+@pytest.mark.parametrize("side", [7, 8, 14, 16])
+def test_a_wide_one_starts_with_outputs_of_unit_size(side):
+    """Over networks, but for the borders, where filters reach over the edge; images have norm √d."""
+    x = torch.randn(1, 3 * side**2)
+    x *= math.sqrt(x.shape[1]) / x.norm()
+    outputs = torch.cat([small_convnet(64, 3, side, seed)(x) for seed in range(100)])
+    size = float(outputs.detach().square().mean().sqrt())
+    assert 0.6 < size < 1.2
+    assert not 0.6 < size * gain("softplus") ** 2 < 1.2 and not 0.6 < size / gain("softplus") ** 2 < 1.2
+
+
+def test_it_is_a_net_of_flat_parameters():
+    net, w0 = from_module(small_convnet(4, 1, 8))
+    assert w0.shape == (net.size,) == (4 * 25 + 16 * 9 + 4 * 4,)
+    assert net(torch.stack([w0, 2 * w0]), torch.randn(5, 64)).shape == (2, 5)
+
+
+@pytest.mark.parametrize("name", ["channels", "colours", "side"])
+@pytest.mark.parametrize("size", [0, 2.0])
+def test_a_small_one_needs_whole_sizes(name, size):
+    with pytest.raises(ValueError, match=rf"^{name} must be a whole number"):
+        small_convnet(**{"channels": 4, "colours": 3, "side": 8, name: size})
+
+
+def test_the_example_is_right():
+    (example,) = doctest.DocTestFinder().find(small_convnet, "small_convnet", module=convnets, globs={})
+    assert example.examples and doctest.DocTestRunner().run(example).failed == 0

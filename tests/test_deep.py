@@ -48,6 +48,19 @@ def test_preactivations_and_output_start_with_unit_variance(activation):
         )
 
 
+@pytest.mark.parametrize("net", NETS)
+def test_preactivations_lead_to_the_outputs(net):
+    x, w = inputs(4), parameters(net)
+    p = net.preactivations(w, x)
+    assert p.shape == (3, net.L, net.h, 4)
+    torch.testing.assert_close(p[1], net.preactivations(w[1], x))
+    for l, ((weight, b), c) in enumerate(zip(net.split(w), net.factors, strict=True)):
+        above = c * (weight @ (net.act(p[:, l - 1]) if l else x.mT))
+        above = above if b is None else above + b[..., None]
+        torch.testing.assert_close(above, p[:, l] if l < net.L else net(w, x).unsqueeze(1))
+    assert not torch.allclose(c * (weight @ p[:, -1]), net(w, x).unsqueeze(1))  # the planted mistake: no activation
+
+
 def test_split_is_a_partition_of_the_parameters():
     for net in NETS:
         w = torch.arange(net.size)

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from lazylib.measures import tangent_kernel, tangent_solution
-from lazylib.nets import Deep, TwoLayer, tangent
+from lazylib.measures import kernel_flow, stable_step, tangent_kernel, tangent_solution
+from lazylib.nets import Deep, TwoLayer, from_module, tangent
 from lazylib.problems import teacher_student
 
 F64 = torch.float64
@@ -70,14 +70,26 @@ def test_bad_time_and_bad_parameters_are_refused(problem):
     w0 = net.init(1.0, 1, dtype=F64)
     with pytest.raises(ValueError, match="w must be the parameters of one net"):
         tangent_kernel(net, w0[None], problem.x)
-    with pytest.raises(ValueError, match="w must be None for a module"):
-        tangent_kernel(torch.nn.Linear(6, 1), w0[0], problem.x)
+    for w in (w0[0], w0[:, :7], 3.0):
+        with pytest.raises(ValueError, match="w must be the 7 parameters of the module"):
+            tangent_kernel(torch.nn.Linear(6, 1), w, problem.x)
     batch = tangent_kernel(net, torch.cat([w0, 2 * w0]), problem.x)
     assert torch.equal(batch[1], tangent_kernel(net, 2 * w0[0], problem.x))
     solution = tangent_solution(net, w0[0], problem.x, problem.y, problem.x_test)
     for T in (-1.0, math.nan):
         with pytest.raises(ValueError, match="T must be ≥ 0"):
             solution.train(T)
+
+
+def test_a_module_at_given_weights_is_the_net_made_from_it(problem):
+    layers = [torch.nn.Linear(6, 5), torch.nn.Softplus(), torch.nn.Linear(5, 1, bias=False)]
+    module = torch.nn.Sequential(*layers)
+    net, w0 = from_module(module)
+    w, x = (w0 + 0.3 * torch.arange(len(w0)) / len(w0)).double(), problem.x
+    kernel = tangent_kernel(module, w, x, x[:3])
+    torch.testing.assert_close(kernel, tangent_kernel(net, w, x, x[:3]))
+    assert not torch.allclose(kernel, tangent_kernel(net, w0.double(), x, x[:3]))  # the planted mistake: other weights
+    torch.testing.assert_close(torch.nn.utils.parameters_to_vector(module.parameters()), w0)  # the module is as it was
 
 
 @pytest.mark.parametrize("T", [0.3, 20.0])
@@ -94,3 +106,98 @@ def test_coefficients_give_the_displacement_of_the_tangent_flow(problem, T):
     found = torch.func.vjp(lambda w: net(w, problem.x), w0)[1](solution.coefficients(T))[0]
     assert torch.allclose(found, expected, rtol=0, atol=1e-9 * float(expected.norm()))
     assert solution.displacement(T) == pytest.approx(float(found.norm()), rel=1e-9)
+
+
+# ---- gradient flow with a fixed kernel ----
+
+TIMES = [0.0, 0.3, 4.0]
+
+
+def by_small_steps(kernel, y, per_unit=2000):
+    """The outputs at TIMES, each step a step of gradient descent on ½ mean ‖h − y‖²."""
+    found, h = [], torch.zeros_like(y)
+    for step in range(round(TIMES[-1] * per_unit) + 1):
+        if step in [round(t * per_unit) for t in TIMES]:
+            found.append(h)
+        h = h - kernel @ (h - y) / len(y) / per_unit
+    return torch.stack(found)
+
+
+@pytest.fixture
+def kernel_and_targets():
+    features = torch.randn(5, 3, dtype=F64, generator=torch.Generator().manual_seed(0))  # of rank 3
+    return features @ features.T, torch.nn.functional.one_hot(torch.tensor([0, 1, 1, 0, 1]), 2).double()
+
+
+def test_kernel_flow_is_gradient_descent_by_tiny_steps(kernel_and_targets):
+    kernel, y = kernel_and_targets
+    expected = by_small_steps(kernel, y)
+    assert torch.allclose(kernel_flow(kernel, y, TIMES), expected, atol=1e-3)
+    wrong = 5 * kernel  # as if it were not divided by n
+    assert not torch.allclose(kernel_flow(wrong, y, TIMES), expected, atol=0.05)
+
+
+def test_kernel_flow_ends_at_the_projection_on_the_range_of_the_kernel(kernel_and_targets):
+    kernel, y = kernel_and_targets
+    (end,) = kernel_flow(kernel, y, [math.inf])
+    assert torch.allclose(end, kernel @ torch.linalg.pinv(kernel) @ y, atol=1e-12)
+    assert (end - y).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("T", [0.0, 3.0, math.inf])
+def test_kernel_flow_is_the_tangent_solution_from_zero(problem, T):
+    net = TwoLayer(6, 40)
+    w0 = net.init(1.0, 1, symmetrized=True, dtype=F64)[0]  # with output 0
+    solution = tangent_solution(net, w0, problem.x, problem.y, problem.x_test)
+    found = kernel_flow(tangent_kernel(net, w0, problem.x), problem.y[:, None], [T])
+    assert torch.allclose(found[0, :, 0], solution.train(T), atol=1e-9)
+
+
+@pytest.mark.parametrize("times", [[-1.0], [math.nan], 1.0])
+def test_kernel_flow_needs_times_and_fitting_shapes(kernel_and_targets, times):
+    kernel, y = kernel_and_targets
+    with pytest.raises(ValueError, match="times must be"):
+        kernel_flow(kernel, y, times)
+    for wrong in (y[:3], y[:, 0]):
+        with pytest.raises(ValueError, match="kernel and y must be"):
+            kernel_flow(kernel, wrong, TIMES)
+
+
+# ---- the largest stable step ----
+
+
+def grows(step, loss, momentum, targets):
+    """Whether small weights of a linear layer grow in 400 steps of descent towards their minimum at zero."""
+    rng = torch.Generator().manual_seed(0)
+    layer, x = torch.nn.Linear(4, 3, bias=False).double(), torch.randn(6, 4, generator=rng, dtype=F64)
+    layer.weight.data = 1e-9 * torch.randn(3, 4, generator=rng, dtype=F64)
+    share, before = step * stable_step(layer, x, loss, momentum), float(layer.weight.detach().norm())
+    optimizer = torch.optim.SGD(layer.parameters(), lr=share, momentum=momentum)
+    for _ in range(400):
+        optimizer.zero_grad()
+        out = layer(x)
+        value = out.square().mean() if loss == "square" else torch.nn.functional.cross_entropy(out, targets)
+        value.backward()
+        optimizer.step()
+    return float(layer.weight.detach().norm()) > before
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_the_largest_stable_step_of_a_square_loss_is_sharp(momentum):
+    assert not grows(0.98, "square", momentum, None)
+    assert grows(1.02, "square", momentum, None)
+
+
+def test_the_largest_stable_step_of_the_cross_entropy_is_safe():
+    """Three equal classes have the curvature ⅓, less than the ½ that two classes can reach."""
+    targets = torch.full((6, 3), 1 / 3, dtype=F64)
+    assert not grows(0.98, "cross-entropy", 0.0, targets)
+    assert not grows(1.45, "cross-entropy", 0.0, targets) and grows(1.55, "cross-entropy", 0.0, targets)
+
+
+def test_the_largest_stable_step_refuses_what_it_does_not_know():
+    layer, x = torch.nn.Linear(2, 1), torch.ones(1, 2)
+    with pytest.raises(ValueError, match="loss must be"):
+        stable_step(layer, x, "hinge")
+    with pytest.raises(ValueError, match="momentum must be"):
+        stable_step(layer, x, momentum=1.0)

@@ -115,11 +115,12 @@ def test_wrong_coordinates_are_refused(problem):
         plane_values(lambda w: w.sum(1), plane, [0.0], [0.0], block=0)
 
 
-@pytest.mark.parametrize("net", [TwoLayer(4, 3), Deep(4, (3, 5))])
+@pytest.mark.parametrize("net", [TwoLayer(4, 3), Deep(4, (3, 5)), Deep(4, (3, 5), bias=True)])
 def test_filters_are_the_weights_into_a_unit(net):
     w = rows(1, net.size)[0]
     parts = [net.split(w)[0][None], net.split(w)[1]] if isinstance(net, TwoLayer) else net.split(w)
     expected = torch.cat([p.square().mean(1).sqrt().repeat_interleave(p.shape[1]) for p in parts])
+    expected = torch.cat([expected, expected.new_zeros(net.size - len(expected))])  # biases have no filter
     torch.testing.assert_close(filter_rms(net, w), expected)
     torch.testing.assert_close(filters(centred(net, w)), filters(net))
 

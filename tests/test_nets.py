@@ -46,6 +46,28 @@ def test_relu_nets_are_homogeneous_of_degree_q(net, q):
     assert not torch.allclose(net(1.7 * w, x), 1.7 ** (q + 1) * net(w, x), rtol=1e-2)
 
 
+def test_biases_stand_behind_the_weights_and_shift_the_hidden_layers():
+    net, plain, x = Deep(5, (4, 3), "gelu", bias=True), Deep(5, (4, 3), "gelu"), points(6, 5)
+    w = net.init([1.0, 2.0], 7, dtype=F64)
+    assert net.size == plain.size + 7 and torch.allclose(w[1], 2 * w[0])
+    assert torch.equal(w[:, : plain.size], plain.init([1.0, 2.0], 7, dtype=F64))
+    (a, b, c), bias = net.split(w[0]), w[0, plain.size :]
+    hidden = torch.nn.functional.gelu(a @ x.T + bias[:4, None])
+    expected = c @ torch.nn.functional.gelu(b @ hidden + bias[4:, None])
+    assert torch.allclose(net(w[0], x), expected[0], atol=1e-13) and torch.allclose(net(w, x)[0], expected[0])
+    swapped = torch.cat([w[0, : plain.size], bias[3:], bias[:3]])  # of the wrong layer
+    assert not torch.allclose(net(swapped, x), expected[0], atol=1e-2)
+
+
+def test_a_bias_in_the_first_layer_alone_leaves_the_degree():
+    x = points(6, 5)
+    for widths, q in (((4,), 2), ((4, 3), None)):
+        net = Deep(5, widths, bias=True)
+        w = net.init(1.0, 0, dtype=F64)[0]
+        assert net.q == q
+        assert torch.allclose(net(2 * w, x), 2 ** (len(widths) + 1) * net(w, x)) == (q is not None)
+
+
 def test_smooth_nets_claim_no_homogeneity():
     assert TwoLayer(3, 2, "softplus").q is None and Deep(3, (2,), "gelu").q is None
 

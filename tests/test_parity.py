@@ -1,10 +1,12 @@
 """Images by parity: preprocessing, draws without overlap, what is said the layout of an image."""
 
+import doctest
+
 import numpy as np
 import pytest
 import torch
 
-from lazylib.problems import Images, parity
+from lazylib.problems import Images, halved, parity
 from lazylib.problems import classes as module
 from lazylib.problems.images import read
 
@@ -107,3 +109,24 @@ def test_more_than_the_sample_holds_names_the_whole_set():
 def test_bad_input_gets_one_sentence(made, wrong, sentence):
     with pytest.raises(ValueError, match=sentence):
         parity(**{"name": "fashion", "n": 10, "n_test": 50, **wrong})
+
+
+def test_halved_images_are_means_of_four_pixels_of_one_colour():
+    x = torch.randn(5, 3 * 6 * 6, dtype=torch.float64)
+    blocks = x.view(5, 3, 3, 2, 3, 2)
+    means = blocks.mean((3, 5)).flatten(1)
+    expected = means / means.norm(dim=1, keepdim=True) * 27**0.5
+    torch.testing.assert_close(halved(x, 3, 6), expected)
+    scrambled = x.view(5, 36, 3).mT.flatten(1)  # colours last taken for colours first
+    assert not torch.allclose(halved(scrambled, 3, 6), expected, atol=0.1)
+
+
+@pytest.mark.parametrize(("colours", "side"), [(3, 4), (1, 5)])
+def test_halved_images_must_be_of_that_size(colours, side):
+    with pytest.raises(ValueError, match=r"^x must be .* even number of pixels a side, got \(2, 25\)\.$"):
+        halved(torch.zeros(2, 25), colours, side)
+
+
+def test_the_example_is_right():
+    (example,) = doctest.DocTestFinder().find(halved, "halved", module=module, globs={})
+    assert example.examples and doctest.DocTestRunner().run(example).failed == 0

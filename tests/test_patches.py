@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lazylib.measures import RandomPatches, ridge
+from lazylib.measures import RandomPatches, choose_penalty, ridge
 from lazylib.problems import Images
 
 
@@ -61,3 +61,37 @@ def test_bad_arguments_are_refused(stripes, arguments):
 def test_a_penalty_must_be_positive():
     with pytest.raises(ValueError, match="penalty must be positive"):
         ridge(torch.randn(4, 2), torch.zeros(4, dtype=torch.long), 2, 0.0)
+
+
+@pytest.fixture
+def noisy():
+    """(features, classes): one feature of many tells, and hardly so, and the classes of some rows are wrong."""
+    rng, y = torch.Generator().manual_seed(1), torch.arange(200) % 2
+    features = torch.randn(200, 100, generator=rng)
+    features[:, 0] += 3.0 * y
+    return features, torch.where(torch.rand(200, generator=rng) < 0.2, 1 - y, y)
+
+
+def test_a_penalty_is_chosen_on_rows_that_were_not_fitted(noisy):
+    features, y = noisy
+    penalties = [1e-8, 0.5]
+    fits = [ridge(features[:160], y[:160], 2, penalty) for penalty in penalties]
+    held_out = [score(features[160:], y[160:], fit) for fit in fits]
+    fitted = [score(features[:160], y[:160], fit) for fit in fits]
+    assert held_out[1] > held_out[0] and fitted[0] > fitted[1]  # rows that were fitted mislead
+    assert choose_penalty(features, y, 2, penalties) == choose_penalty(features, y, 2, penalties[::-1]) == 0.5
+
+
+def test_wrong_classes_of_the_held_out_rows_change_the_choice(noisy):
+    features, y = noisy
+    assert choose_penalty(features, torch.cat([y[:160], 1 - y[160:]]), 2, [1e-8, 0.5]) == 1e-8
+
+
+def test_of_equal_penalties_the_first_is_chosen(noisy):
+    assert choose_penalty(noisy[1][:, None].double(), noisy[1], 2, [0.1, 0.2]) == 0.1
+
+
+@pytest.mark.parametrize(("rows", "penalties"), [(4, [0.1]), (20, [])])
+def test_choosing_a_penalty_needs_rows_and_penalties(noisy, rows, penalties):
+    with pytest.raises(ValueError, match="there must be 5 rows"):
+        choose_penalty(noisy[0][:rows], noisy[1][:rows], 2, penalties)

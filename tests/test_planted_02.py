@@ -8,7 +8,7 @@ from tests.notebooks import run_cells, verdicts
 
 CHAPTER = Path(__file__).resolve().parents[1] / "chapters/02_trajectories.ipynb"
 NO = "does not hold"
-SWAPPED = {"TAUS = [p.tau_nonlazy, p.tau_lazy]": "TAUS = [p.tau_lazy, p.tau_nonlazy]"}
+SWAPPED = {"[p.tau_nonlazy, p.tau_lazy]": "[p.tau_lazy, p.tau_nonlazy]"}
 SHORT = {  # steps, hence the flow times of all runs, a hundred times too small
     "PLANE_STEP = 0.005": "PLANE_STEP = 0.005 / 100",
     "step = np.minimum(10, 0.1 / np.square(TAUS))": "step = np.minimum(10, 0.1 / np.square(TAUS)) / 100",

@@ -24,7 +24,7 @@ PLANTED = {  # what is wrong → the claims that it breaks, lines replaced, para
     ),
     "exponent off by one": (["P3"], {"*net.split(w)).kappa": "*net.split(w)).kappa * float(w.norm())"}, SHORT_P4_P5),
     "horizon a hundred times too short": (["P1"], {}, {**SHORT_P4_P5, "horizon": 0.01}),
-    "τ grid reversed": (["P1"], {'coords={"tau": taus})': 'coords={"tau": taus[::-1]})'}, SHORT_P4_P5),
+    "τ grid reversed": (["P1"], {'{"end": end, "best"': '{"end": end[::-1], "best"'}, SHORT_P4_P5),
     "labels of the initializations swapped": (
         ["P1", "P2", "P3"],
         {
@@ -36,12 +36,12 @@ PLANTED = {  # what is wrong → the claims that it breaks, lines replaced, para
     ),
     "a run diverged": (
         ["P1", "P3"],
-        {'failed = status != "reached"': 'failed = (status != "reached") | (taus == 10) & (seed == 1) & symmetrized'},
+        {"flow.u.double().cpu(), flow.reached": "flow.u.double().cpu(), flow.reached & ((seed != 1) | (not symmetrized))"},
         SHORT_P4_P5,
     ),
     "teacher not divided": (["P4"], {") / division  #": ") / 1  #"}, SHORT_P1_P3_P5),
     "teacher multiplied": (["P4"], {") / division  #": ") * division  #"}, SHORT_P1_P3_P5),
-    "d missing in the gradient for b": (["P4"], {"along_b = p.d * a": "along_b = a"}, SHORT_P1_P3_P5),
+    "d missing in the gradient for b": (["P4"], {"x, y, b_metric=p.d": "x, y, b_metric=1.0"}, SHORT_P1_P3_P5),
     "flow of P5 not converged": (["P5"], {}, {**SHORT_P1_P4, "few_time": 100.0}),
 }
 HOLDS = ("holds", "holds with a caveat")

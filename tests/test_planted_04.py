@@ -13,12 +13,12 @@ ONLY_S1, ONLY_S2 = {"opt_iterations": 20}, {"iterations": 20}  # what the other 
 
 S1 = {  # what is wrong → lines replaced, parameters changed
     "steps adapted to τ": (
-        {"gradient_descent(train, step),": "gradient_descent(train, float(published_step(tau))),"},
+        {'{"gd": p.step,': '{"gd": published_step(tau),'},
         {},
     ),
     "τ in reverse": ({"setting(seed, tau)\n": "setting(seed, 0.3 / tau)\n"}, {}),
     "test inputs in another order": (
-        {"(problem.x_test, problem.y_test))": "(problem.x_test.flip(0), problem.y_test))"},
+        {"(problem.x_test, problem.y_test)\n": "(problem.x_test.flip(0), problem.y_test)\n"},
         {},
     ),
     "a stable run diverged": (
@@ -43,7 +43,7 @@ S2 = {
     "lazy level a hundred times too high": ({"level = flow.": "level = 100 * flow."}, {}),
     "choices swapped": (
         {
-            '"flow": at(flow.sel(tau=choices.tau)), "plain": at(plain)': '"plain": at(flow.sel(tau=choices.tau)), "flow": at(plain)'
+            '"flow": flow.rename(names), "plain": runs["plain"].rename(names)': '"plain": flow.rename(names), "flow": runs["plain"].rename(names)'
         },
         {},
     ),

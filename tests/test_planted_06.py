@@ -17,8 +17,8 @@ SMALL = {"widths": [6, 12, 40], "n": 150, "d": 30, "probes": 2, "resolution": 9,
 SHORT = {
     "gradient_flow(square_loss(net, w0, problem.x, problem.y), T, rtol=p.rtol)":
         "__import__('tests.test_planted_06', fromlist=[0]).trained(net.m, net.scale, p.n, p.d, seed, w0, T)",
-    "curvature = sharpness_of(net, weights[scale], problem)":
-        "curvature = {unit: dict(top=1.0, trace=1.0, trace_error=0.1) for unit in ('raw', 'relative')}",
+    "sharpness_of(net, problem, w[0])]":
+        "joined({unit: xr.Dataset(dict(top=1.0, trace=1.0, trace_error=0.1)) for unit in ('raw', 'relative')}, 'unit')]",
 }  # fmt: skip
 CACHE = {}
 
@@ -36,7 +36,7 @@ def trained(m, scale, n, d, seed, w0, T):
 def shortened(folder):
     """A copy of the chapter up to its claims, without the figures and sliders that come only to be seen."""
     notebook = nbformat.read(CHAPTER, as_version=4)
-    last = next(k for k, cell in enumerate(notebook.cells) if "ledger.check(" in cell.source)
+    last = next(k for k, cell in enumerate(notebook.cells) if "ledger.judge(" in cell.source)
     notebook.cells = [
         cell
         for cell in notebook.cells[: last + 1]
@@ -57,7 +57,10 @@ PLANTED = {  # what is wrong → the claims that it breaks, lines replaced, para
     ),
     "the aligned plane in place of the published one": (
         ["L1"],
-        {'"published": w, "aligned": align(net, w, w[0])': '"published": align(net, w, w[0]), "aligned": w'},
+        {
+            '"published": w, "aligned": measures.align(net, w, w[0])':
+                '"published": measures.align(net, w, w[0]), "aligned": w',
+        },
         {},
     ),
     "the output scales swapped": (
@@ -76,14 +79,13 @@ PLANTED = {  # what is wrong → the claims that it breaks, lines replaced, para
     "the aligned plane under the projections": (
         ["L2"],
         {
-            'own if order == "published" else align(net, own, own[0])': "align(net, own, own[0])",
-            'w if order == "published" else align(net, w, own[0])': "align(net, w, own[0])",
+            'orders = {"published": lambda w: w,': 'orders = {"published": lambda w: measures.align(net, w, own[0]),',
         },
         {},
     ),
     "a run diverged": (
         ["L1", "L2"],
-        {'status == "reached")': '(status == "reached") & (np.arange(p.runs) > 0))'},
+        {"w0 + flow.u, flow.reached": "w0 + flow.u, flow.reached & (np.arange(p.runs) > 0)"},
         {},
     ),
 }  # fmt: skip
@@ -119,12 +121,12 @@ def test_a_planted_error_is_found(error, judged):
 
 def test_an_alignment_that_does_nothing_removes_no_bump(judged):
     """The trap's own verdict can turn, too: it is the alignment that removes the bump."""
-    space = judged({'"aligned": align(net, w, w[0])': '"aligned": w'})
+    space = judged({'"aligned": measures.align(net, w, w[0])': '"aligned": w'})
     assert not space["removed"] and verdicts(space)["L1"] == CAVEAT
 
 
 def test_copies_that_are_not_shuffled_make_no_bump(judged):
     """Moved at random instead, by as little as it takes to span a plane."""
-    space = judged({"permute(net, w, torch.randperm(net.m, generator=rng))":
+    space = judged({"measures.permute(net, w, torch.randperm(net.m, generator=rng))":
                     "w + 0.01 * w.std() * torch.randn(len(w), generator=rng)"})  # fmt: skip
     assert not space["made"] and space["removed"]

@@ -11,17 +11,20 @@ from tests.notebooks import run_cells, verdicts
 from tools.pages import ROOT
 
 CHAPTER = ROOT / "chapters" / "10_phase_diagram.ipynb"
+FEW = [0.1, 1.0, 10.0, 100.0, 1000.0]
 FEW_CASES = {"cases": ["digits"], "case_draws": 2, "case_n": 60, "case_h": 20}
-G1_ONLY = {"tolerance_scales": [100.0], **FEW_CASES}
-CASES_ONLY = {"widths": [10, 20], "trials": 2, "scales": [0.1, 1.0, 10.0, 100.0, 1000.0], "tolerance_scales": [100.0]}
-TOLERANCE_ONLY = {"widths": [10, 20], "scales": [0.1, 1.0, 10.0, 100.0, 1000.0], **FEW_CASES}
+G1_ONLY = {"tolerance_alpha_hats": [100.0], **FEW_CASES}
+CASES_ONLY = {"widths": [10, 20], "trials": 2, "alpha_hats": FEW, "tolerance_alpha_hats": [100.0]}
+TOLERANCE_ONLY = {"widths": [10, 20], "alpha_hats": FEW, **FEW_CASES}
 
 NOT_CLAIMED = {  # what is in no claim is not done, or is done with little
-    "widgets.explore(lambda **at: draw_training(*at.values()), lambda **at: training_words(*at.values()), **{\"√h·α\": p.scales})": "None",
-    'stored = saved("phases")': "stored = None",
-    'digits = parity("digits", 400, 1000)': 'digits = parity("digits", 40, 100)',
-}  # fmt: skip
+    'chapter.stored("phases", "cases", rename={"scale": "alpha_hat"})\n': "",
+    'parity("digits", 400, 1000)': 'parity("digits", 40, 100)',
+}
 
+ALPHA = "torch.tensor(alpha_hats, device=p.device) / "
+SHUFFLED = "__import__('dataclasses').replace(data, y_test=torch.stack([data.y_test, data.y_test.roll(1)]{}))"
+TURNED = "[:: -1 if 'L = 9' in case else 1]"
 PLANTED = {  # what is wrong → the claims that it breaks, lines replaced, parameters changed
     "α not divided by √h": (
         ["G1"],
@@ -30,38 +33,35 @@ PLANTED = {  # what is wrong → the claims that it breaks, lines replaced, para
     ),
     "the authors' last layer, 1/h": (
         ["G1"],
-        {"torch.tensor(scales, device=p.device) / math.sqrt(net.h)": "torch.tensor(scales, device=p.device) / net.h"},
+        {f"{ALPHA}math.sqrt(net.h)": f"{ALPHA}net.h"},
         G1_ONLY,
     ),
     "kernel frozen, and trained on shuffled classes": (
         ["G1"],
-        {
-            "frozen = frozen_kernel(tangent_kernel(net, w0, data.x), data.y)": "frozen = frozen_kernel(tangent_kernel(net, w0, data.x), data.y.roll(1))"
-        },
+        {"(tangent_kernel(net, w0, data.x), data.y)": "(tangent_kernel(net, w0, data.x), data.y.roll(1))"},
         G1_ONLY,
     ),
     "a run did not reach its margin": (
         ["G1"],
-        {'"reached": flow.reached, "time"': '"reached": flow.reached & (net.h != 90), "time"'},
+        {'"reached": flow.reached,': '"reached": flow.reached & (h != 90),'},
         G1_ONLY,
     ),
     "classes shuffled for one regime": (
         ["G8"],
-        {"case_errors(F, data.y_test)": "case_errors(F, torch.stack([data.y_test, data.y_test.roll(1)]))"},
+        {"case_errors(F, data))": f"case_errors(F, {SHUFFLED.format('')}))"},
         CASES_ONLY,
     ),
     "classes shuffled for one regime at depth 3, for the other at depth 9": (
         ["G8", "G14"],
-        {
-            "case_errors(F, data.y_test)": "case_errors(F, torch.stack([data.y_test, data.y_test.roll(1)][:: 1 if L == 3 else -1]))"
-        },
+        {"case_errors(F, data))": f"case_errors(F, {SHUFFLED.format(TURNED)}))"},
         CASES_ONLY,
     ),
     "a tolerance that counts": (
         ["G10"],
         {
-            "    found = measure(data, *train(net, data, seed, scales, rtol))\n": "    found = measure(data, *train(net, data, seed, scales, rtol))\n"
-            "    found['error'] = ('scale', found['error'][1] + 0.05 * (rtol == p.tolerances[0]))\n"
+            'found = {**measure(objective, data, flow.u), "reached"': "more = 0.05 * (rtol == p.tolerances[0])\n"
+            "    found = measure(objective, data, flow.u)\n"
+            "    found = {**found, 'error': found['error'] + more, 'reached'"
         },
         TOLERANCE_ONLY,
     ),

@@ -22,19 +22,17 @@ MADE_OF = {
 
 PLANTED = {  # what is wrong → code to replace, sweeps to run again, claims that break
     "the root of α": (
-        {
-            "alpha = torch.tensor(scales, device=p.device) / math.sqrt(h)": "alpha = (torch.tensor(scales, device=p.device) / math.sqrt(h)).sqrt()"
-        },
+        {"alpha_hats, device=p.device) / math.sqrt(h)": "alpha_hats, device=p.device).sqrt() / h**0.25"},
         "depths",
         {"G4", "G5", "G6"},
     ),
     "the change relative to the final kernel": (
-        {"kernel_change(net, w0[:1], w, x)": "kernel_change(net, w, w0, x)"},
+        {"kernel_change(net, w0, w0 + u, x_test)": "kernel_change(net, w0 + u, w0.expand_as(u), x_test)"},
         "depths",
         {"G4", "G5"},
     ),
     "a run did not reach its margin": (
-        {'"reached": flow.reached, "grad': '"reached": flow.reached & (objective.net.L != 3), "grad'},
+        {"DataArray(flow.reached,": "DataArray(flow.reached & (L != 3),"},
         "depths",
         {"G4", "G5", "G6"},
     ),
@@ -44,18 +42,16 @@ PLANTED = {  # what is wrong → code to replace, sweeps to run again, claims th
         {"G5"},
     ),
     "α divided by h": (
-        {
-            "alpha = torch.tensor(scales, device=p.device) / math.sqrt(h)": "alpha = torch.tensor(scales, device=p.device) / h * math.sqrt(p.h)"
-        },
+        {"alpha_hats, device=p.device) / math.sqrt(h)": "alpha_hats, device=p.device) / h * math.sqrt(p.h)"},
         "depths",
         {"G5"},
     ),
     "times of the loss not divided by α²": (
-        {"first_time(data.t.values, -data": "first_time(data.t.values * data.scale.values[:, None], -data"},
+        {"half, data.t, data.loss": "half, data.t * data.alpha_hat, data.loss"},
         None,
         {"G6"},
     ),
-    "f not divided by √h": ({"np.log(f))) / math.sqrt(data.h.values[j])": "np.log(f)))"}, None, {"G6"}),
+    "f not divided by √h": ({"one.f / np.sqrt(one.h), one.p": "one.f, one.p"}, None, {"G6"}),
     "speeds of all units summed": ({"velocity.square().mean().sqrt()": "velocity.square().sum().sqrt()"}, None, {"G6"}),
     "the final kernel is the initial one": (
         {'"final": (w0 + flow.u)[0]}.items()': '"final": w0[0]}.items()'},
@@ -63,7 +59,7 @@ PLANTED = {  # what is wrong → code to replace, sweeps to run again, claims th
         {"G7"},
     ),
     "classes shuffled for the frozen kernels": (
-        {"frozen_kernel(theta, y)": "frozen_kernel(theta, y.roll(1))"},
+        {"frozen_kernel(kernel(data.x), data.y)": "frozen_kernel(kernel(data.x), data.y.roll(1))"},
         "frozen",
         {"G7"},
     ),

@@ -15,7 +15,6 @@ from tools.pages import ROOT
 
 CHAPTER = ROOT / "chapters" / "12_fluctuations.ipynb"
 CLAIMS = ("G2", "G3", "G11", "G12", "G13")
-NO_SLIDER = {"widgets.explore(draw_outputs, words, scale=p.scales)": "None"}
 SMALL = {"n": 60, "sizes": [20, 60], "widths": [16, 48, 144], "curve_widths": [16, 48], "h": 16, "trials": 5}
 FALSE = "does not hold"
 
@@ -24,14 +23,14 @@ IN_THE_FLOWS = {  # what is wrong → what becomes of the claims, lines replaced
         {"G2": FALSE, "G12": FALSE},
         {
             "FullyConnected(data.x.shape[1], h, 3, bias=bias)": "FullyConnected(data.x.shape[1], 16, 3, bias=bias)",
-            "/ math.sqrt(h)\n    w0": "/ math.sqrt(h) * torch.tensor([1e4 if s == p.feature and not centred else 1.0 for s in scales])\n    w0",
+            "/ math.sqrt(h)\n    w0": "/ math.sqrt(h) * torch.tensor([1e4 if a == p.feature and not centred else 1.0 for a in alpha_hats])\n    w0",
         },
     ),
     "classes shuffled in the lazy regime; n without effect; the initial output always subtracted; the biases left out": (
         {"G3": FALSE, "G11": FALSE, "G12": FALSE, "G13": "holds"},
         {
-            "* data.y_test  # (A, n_test)": "* torch.stack([data.y_test.roll(int(s == p.lazy)) for s in scales])",
-            "start : start + n]": "start : start + p.n]",
+            "* data.y_test  # (A, n_test)": "* torch.stack([data.y_test.roll(int(a == p.lazy)) for a in alpha_hats])",
+            "number * size + n)": "number * size + p.n)",
             "centred=centred": "centred=True",
             "bias=bias": "bias=False",
         },
@@ -40,20 +39,18 @@ IN_THE_FLOWS = {  # what is wrong → what becomes of the claims, lines replaced
 AFTER_THEM = {
     "the standard deviation for the variance": (
         {"G2": FALSE},
-        {"x = np.log(s[name].values)": "x = 2 * np.log(s[name].values)"},
+        {"np.log(s[name]))": "2 * np.log(s[name]))"},
     ),
     "an ensemble of one": (
         {"G3": FALSE},
         {
-            "value = (k * of_all - r * of_half.mean(-1)) / (k - r)": "value = of_all",
-            "error(F.mean(-2))": "error(F).mean(-1)",
-            "error(halves(k) @ F)": "(halves(k) @ error(F)[..., None])[..., 0] / (k // 2)",
+            "    return measures.by_subset(summary)": "    found = measures.by_subset(summary)\n    return found.assign(many=found.one)"
         },
     ),
     "a run of each kind did not reach its margin": (
         dict.fromkeys(CLAIMS, FALSE),
         {
-            "everything = {": "for part in (nets, of_size, of_set, uncentred, biased):\n    part.reached[{name: 0 for name in part.reached.dims}] = False\neverything = {"
+            "everything = (": "for part in (nets, of_size, of_set, uncentred, biased):\n    part.reached[{name: 0 for name in part.reached.dims}] = False\neverything = ("
         },
     ),
 }
@@ -68,7 +65,7 @@ def store():
 def chapter(patches=(), store: str = "") -> dict[str, str]:
     """Verdicts of the chapter; flows that were already run with a store are read from it."""
     with mock.patch.dict(os.environ, {"LAZYLIB_STORE": store}):
-        return verdicts(run_cells(CHAPTER, patches={**NO_SLIDER, **dict(patches)}, parameters=SMALL))
+        return verdicts(run_cells(CHAPTER, patches=dict(patches), parameters=SMALL))
 
 
 def test_nothing_planted_nothing_found(store):
@@ -95,13 +92,17 @@ def test_an_error_after_them_is_found(error, store):
     "parameters",
     [
         {"feature": 0.5},
-        {"few_scales": [0.01, 5.0, 100.0]},
+        {"few_alpha_hats": [0.01, 5.0, 100.0]},
         {"h": 13},
         {"widths": [40, 12]},
         {"trials": 2},
-        {"scales": [0.01, 100.0]},
+        {"alpha_hats": [0.01, 100.0]},
+        {"lazy": 0.01},
+        {"n": 99},
+        {"curve_widths": [20, 70]},
+        {"device": "tpu"},
     ],
 )
 def test_parameters_that_do_not_fit_stop_with_one_sentence(parameters):
-    with pytest.raises(ValueError, match=r"^(feature|few_scales|h|widths|trials|scales) must .*\.$"):
+    with pytest.raises(ValueError, match=rf"^{next(iter(parameters))} must .*\.$"):
         run_cells(CHAPTER, parameters=parameters)

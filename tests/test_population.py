@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lazylib.nets import TwoLayer
-from lazylib.objectives import arccos_kernel, population_loss
+from lazylib.objectives import arccos_kernel, batch_gradient, population_loss
 from lazylib.problems import sphere, teacher_student
 
 F64 = torch.float64
@@ -94,3 +94,52 @@ def test_wrong_partners_are_refused(problem):
         population_loss(net, w0, TwoLayer(8, 3), p.teacher)
     with pytest.raises(ValueError, match="b_metric must be > 0"):
         population_loss(net, w0, p.teacher_net, p.teacher, b_metric=0.0)
+
+
+@pytest.fixture
+def batch(problem):
+    net, p, w0, u = problem
+    x = sphere(40, 7, torch.Generator().manual_seed(3))
+    return net, w0 + u, x, p.teacher_net(p.teacher, x)
+
+
+def by_autograd(net, w, x, y, b_metric):
+    """Gradient and value of ½ mean (h − y)² on the batch, that of b times b_metric."""
+    w = w.detach().requires_grad_()
+    loss = 0.5 * (net(w, x) - y).square().mean(1)
+    (g,) = torch.autograd.grad(loss.sum(), w)
+    return torch.cat([g[:, : net.m], b_metric * g[:, net.m :]], dim=1), loss.detach()
+
+
+@pytest.mark.parametrize("b_metric", [1.0, 7.0])
+def test_gradient_of_a_batch_agrees_with_autograd(batch, b_metric):
+    net, w, x, y = batch
+    for target in (y, y[0]):  # (B, n), and (n,) shared by all runs
+        before = w.clone()
+        found = batch_gradient(net, w, x, target, b_metric)
+        for here, there in zip(found, by_autograd(net, w, x, target, b_metric), strict=True):
+            torch.testing.assert_close(here, there, rtol=1e-12, atol=1e-14)
+        assert torch.equal(w, before)
+
+
+@pytest.mark.parametrize("error", ["b_metric forgotten", "scale forgotten", "teacher of another run"])
+def test_an_error_planted_in_the_gradient_of_a_batch_is_seen(batch, error):
+    net, w, x, y = batch
+    expected = by_autograd(net, w, x, y, 7.0)[0]
+    wrong = {
+        "b_metric forgotten": (net, w, x, y),
+        "scale forgotten": (TwoLayer(net.d, net.m), w, x, y, 7.0),
+        "teacher of another run": (net, w, x, y.roll(1, 0), 7.0),
+    }[error]
+    assert float((batch_gradient(*wrong)[0] - expected).norm() / expected.norm()) > 0.01
+
+
+def test_a_wrong_batch_is_refused(batch):
+    net, w, x, y = batch
+    with pytest.raises(ValueError, match="the student must be a TwoLayer ReLU net"):
+        batch_gradient(TwoLayer(7, 6, activation="gelu"), w, x, y)
+    for wrong in ((w[:, 1:], x, y), (w, x[:, 1:], y), (w, x, y[:, 1:])):
+        with pytest.raises(ValueError, match=r"w must be \(B, 48\), x \(n, 7\) and y"):
+            batch_gradient(net, *wrong)
+    with pytest.raises(ValueError, match="b_metric must be > 0"):
+        batch_gradient(net, w, x, y, 0.0)

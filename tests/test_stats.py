@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 from scipy import stats as reference
 
-from lazylib.book.stats import Estimate, bootstrap, plateau, power_law
+from lazylib.book.stats import Estimate, bootstrap, crossing, exponent, local_slopes, plateau, power_law
 
 X = np.logspace(-2, 1, 31)
 
@@ -131,6 +131,54 @@ def test_power_law_refuses(x, y, sentence):
         power_law(x, y)
 
 
+def bent(slopes=(-1.5, -0.5), seeds=4):
+    """Two power laws that meet at x = 0.1, over (x, seed)."""
+    curve = np.where(X < 0.1, (X / 0.1) ** slopes[0], (X / 0.1) ** slopes[1])
+    return xr.DataArray(noisy(curve, seeds, noise=0.001).T, dims=("x", "seed"), coords={"x": X})
+
+
+def test_an_exponent_is_that_of_its_range_ends_included():
+    curves = bent()
+    assert exponent(curves, "x", high=0.1).value == pytest.approx(-1.5, abs=0.01)
+    assert exponent(curves, "x", low=0.1).value == pytest.approx(-0.5, abs=0.01)
+    assert -1.4 < exponent(curves, "x").value < -0.6  # the planted mistake: fitted over both
+    part = curves.isel(x=slice(3, 8))
+    ends = {"low": X[3] * (1 + 1e-12), "high": X[7] * (1 - 1e-12)}  # off by rounding
+    assert exponent(curves, "x", **ends) == pytest.approx(power_law(part.x, part.T))
+    assert exponent(curves.rename(seed="draw"), "x", dim="draw", **ends) == exponent(curves, "x", **ends)
+
+
+def test_an_exponent_is_unknown_where_a_run_in_its_range_failed():
+    curves = bent()
+    curves[0, 2] = np.nan
+    assert np.isnan(exponent(curves, "x").value) and exponent(curves, "x").n == 4
+    assert np.isfinite(exponent(curves, "x", low=X[1]).value)
+    with pytest.raises(ValueError, match="at least two different values"):
+        exponent(curves, "x", low=9.0)
+
+
+def test_local_slopes_stand_between_the_points():
+    curves = bent(seeds=2).isel(x=slice(None, None, 10))  # 0.01, 0.1, 1, 10
+    found = local_slopes(curves, "x")
+    assert found.dims == curves.dims
+    np.testing.assert_allclose(found.x, [10**-1.5, 10**-0.5, 10**0.5])
+    np.testing.assert_allclose(found.mean("seed"), [-1.5, -0.5, -0.5], atol=0.01)
+    with pytest.raises(ValueError, match="positive increasing"):
+        local_slopes(curves.isel(x=slice(None, None, -1)), "x")
+
+
+def test_a_crossing_is_on_the_line_over_log_x():
+    x, u = np.logspace(0, 4, 9), np.linspace(0, 4, 9)
+    assert crossing(x, u, 2.7) == pytest.approx(10**2.7)
+    assert crossing(x, np.where(u < 3, u, 0), 1.2) == pytest.approx(10**1.2)  # the first one counts
+    many = crossing(np.stack([x, 2 * x, x, x]), np.stack([u, u, u - 9, u + 9]), 2.0)
+    assert many[:2] == pytest.approx([100, 200]) and np.isnan(many[2:]).all()  # never; from the start
+    assert np.isnan(crossing(x, np.full(9, np.nan), 1.0))
+    assert crossing(x, x, 2.0) != pytest.approx(2.0, rel=1e-3)  # a line over x itself is not what it draws
+    with pytest.raises(ValueError, match="same shape"):
+        crossing(x, u[:-1], 1.0)
+
+
 def test_plateau_is_where_the_curve_enters_the_band_for_good():
     curve = np.minimum(X, 1.0)  # exactly flat from x = 1, within 10 % from x = 0.9
     found = plateau(X, curve)
@@ -192,6 +240,20 @@ def test_plateau_refuses(x, options, sentence):
 )
 def test_an_estimate_reads_with_the_digits_it_deserves(numbers, text):
     assert str(Estimate(*numbers, 10)) == text
+
+
+def test_an_estimate_agrees_with_a_claim_nearby_or_inside_a_narrow_interval():
+    assert Estimate(0.95, 0.94, 0.96, 5).agrees(1.0) and not Estimate(0.85, 0.84, 0.86, 5).agrees(1.0)
+    assert Estimate(0.85, 0.7, 1.05, 5).agrees(1.0) and not Estimate(0.85, 0.6, 1.05, 5).agrees(1.0)  # too wide to say
+    assert Estimate(0.85, 0.84, 0.86, 5).agrees(1.0, within=0.2)
+    assert not Estimate(0.8, math.nan, math.nan, 1).agrees(1.0) and not Estimate(*[math.nan] * 3, 5).agrees(1.0)
+
+
+def test_an_estimate_takes_a_format():
+    assert f"{Estimate(-1.566, -1.6, -0.001, 5):.2f}" == "-1.57 [-1.60, 0.00]"
+    assert f"{Estimate(2.0, math.nan, math.nan, 1):.1e}" == "2.0e+00"
+    estimate = Estimate(1.98, 1.953, 2.012, 10)
+    assert f"{estimate}" == str(estimate) == "1.980 [1.953, 2.012] (n = 10)"
 
 
 def test_an_estimate_is_rounded_as_a_whole():

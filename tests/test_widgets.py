@@ -42,6 +42,11 @@ def test_one_slider_has_a_picture_with_words_for_each_value():
     assert len({child.value for child in stack.children}) == 3
 
 
+def test_a_parameter_is_shown_by_its_symbol():
+    for name, symbol in {"alpha": "α", "alpha_hat": "√h·α", "m": "m"}.items():
+        assert page_part(widgets.explore(draw, words, **{name: [1.0, 2.0]}))[0].description == symbol
+
+
 def test_the_slider_is_linked_in_the_browser():
     slider, stack = page_part(widgets.explore(draw, words, tau=[1.0, 2.0]))
     links = [(w.source, w.target) for w in _instances.values() if isinstance(w, Link)]

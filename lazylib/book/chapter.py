@@ -14,23 +14,27 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import matplotlib.pyplot as plt
+import pandas as pd
 import xarray as xr
 from IPython.display import Markdown, display
 
 from ..runs.files import PACKAGE, write
 from . import ledger, parameters, plot
 from .provenance import provenance
+from .stats import Estimate
 
 RESULTS = PACKAGE.parent / "results"
+SYMBOLS = {"alpha_hat": "√h·α"}  # of dimensions in tables
 TITLES = {"paper": "published scale, stored", "cpu": "a larger run on a processor, stored"}
 _now: SimpleNamespace | None = None  # the chapter that runs in this process
 
@@ -112,6 +116,52 @@ def panels(live: xr.Dataset, name: str, draw: Callable[[Any, xr.Dataset], object
     return axes[0]
 
 
+def rows(columns: int, width: float = 8.4, height: float = 3.2, **live: xr.Dataset) -> list[tuple[Any, list]]:
+    """A row of axes for live results and one for the stored ones, if there are; each row with its results.
+
+    live: name → result; all that belong in one row. The attribute n of the first stands at the row's left.
+    """
+    found = list(zip(*(beside(data, name) for name, data in live.items()), strict=False))
+    _, axes = plt.subplots(len(found), columns, figsize=(width, height * len(found)), squeeze=False)
+    for line, ((title, data), *_) in zip(axes, found, strict=True):
+        line[0].set_ylabel(f"{title},\nn = {data.attrs['n']}" if "n" in data.attrs else title)
+    return [(line, [data for _, data in parts]) for line, parts in zip(axes, found, strict=True)]
+
+
+def table(cells: Mapping[Any, Mapping[Any, Any]] | xr.DataArray, decimals: int = 2, names: Any = None) -> None:
+    """Show a table.
+
+    Args:
+        cells: row → column → a text, an estimate or a number; None and NaN leave a cell empty. A row or a column whose
+            name is a tuple stands in groups. Or an array of two dimensions, the rows first; coordinates of its columns
+            that are no whole numbers are shown with three digits.
+        decimals: of numbers and estimates.
+        names: of the levels of a row's name, a list.
+    """
+    if isinstance(cells, xr.DataArray):
+        frame = cells.to_pandas()
+        columns, dim = [f"{v:.3g}" if isinstance(v, float) else v for v in frame.columns], str(cells.dims[1])
+        frame.columns = pd.Index(columns, name=SYMBOLS.get(dim, dim))
+    else:
+        frame = pd.DataFrame(list(cells.values()), index=_index(cells, names))
+        frame.columns = _index(frame.columns)
+
+    def text(cell: Any) -> str:
+        if isinstance(cell, str):
+            return cell
+        number = math.nan if cell is None else cell.value if isinstance(cell, Estimate) else float(cell)
+        return "" if math.isnan(number) else minus(f"{cell:.{decimals}f}")
+
+    display(frame.map(text))
+
+
+def _index(labels: Iterable, names: Any = None) -> pd.Index:
+    labels = list(labels)
+    if isinstance(labels[0], tuple):
+        return pd.MultiIndex.from_tuples(labels, names=names)
+    return pd.Index(labels, name=names and names[0])
+
+
 def say(text: str) -> None:
     """Show a text with numbers in it, Markdown, as an output; a minus before a number becomes a true one.
 
@@ -124,8 +174,13 @@ def say(text: str) -> None:
             f"a sentence must be plain Markdown, without {raw[0]!r}: references go into the text around it."
         )
     parts = re.split(r"(\$[^$]*\$|`[^`]*`)", " ".join(text.split()))  # every second one is mathematics or code
-    parts[::2] = [re.sub(r"(?<![\w.−–-])-(?=\.?\d)", "−", part) for part in parts[::2]]
+    parts[::2] = map(minus, parts[::2])
     display(Markdown("".join(parts)))
+
+
+def minus(text: str) -> str:
+    """The text with true minus signs before its numbers."""
+    return re.sub(r"(?<![\w.−–-])-(?=\.?\d)", "−", text)
 
 
 def keep(*, folder: Path | None = None, seconds: float | None = None, **datasets: xr.Dataset) -> None:

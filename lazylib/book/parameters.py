@@ -83,6 +83,17 @@ def decreasing(least: int = 1) -> Rule:
     )
 
 
+def having(least: int, low: str | None = None, high: str | None = None) -> Rule:
+    """The list has so many values at least from one other parameter on, up to another, or between the two."""
+    words = f"from {low} to {high}" if low and high else f"from {low} on" if low else f"up to {high}"
+
+    def test(v: list, p: SimpleNamespace) -> bool:
+        start, end = getattr(p, low) if low else -LARGEST, getattr(p, high) if high else LARGEST
+        return sum(start <= entry <= end for entry in v) >= least
+
+    return Rule(f"a list with {least} value{'s' * (least > 1)} {words} at least", test, whole=True, related=True)
+
+
 def starts_with(value: float) -> Rule:
     """The first entry of the list is this one."""
     return Rule(f"a list that starts with {value:g}", lambda v: v[0] == value, whole=True)

@@ -41,6 +41,11 @@ class Estimate(NamedTuple):
         value, low, high = (round(float(number), decimals) + 0.0 for number in (self.value, self.low, self.high))
         return Estimate(value, low, high, self.n)
 
+    def agrees(self, claimed: float, within: float = 0.1) -> bool:
+        """Of floats: as claimed to within a tolerance, or the claim in an interval not much wider, below 4·within."""
+        held = self.low <= claimed <= self.high < self.low + 4 * within
+        return bool(abs(self.value - claimed) < within or held)
+
     def __str__(self) -> str:
         """`1.98 [1.95, 2.01] (n = 10)`: as many digits as the interval supports (two of its width)."""
         if np.ndim(self.value):
@@ -53,8 +58,14 @@ class Estimate(NamedTuple):
             digits = min(max(1 + math.floor(math.log10(size)) - math.floor(math.log10(width)) + 1, 2), 10)
         exponent = math.floor(math.log10(size)) if size > 0 else 0
         style = f".{max(digits - 1 - exponent, 0)}f" if -4 <= exponent < 6 else f".{digits - 1}e"
-        first, *interval = [format(number, "z" + style) for number in numbers]  # z: no "-0.00"
-        return first + (f" [{', '.join(interval)}]" if interval else "") + f" (n = {self.n})"
+        return f"{self:{style}} (n = {self.n})"
+
+    def __format__(self, spec: str) -> str:
+        """Of floats: `f"{estimate:.2f}"` is `1.98 [1.95, 2.01]`, without n; with no format as `str`."""
+        if not spec:
+            return str(self)
+        first, *interval = [format(number, "z" + spec) for number in (self.value, *(self.ci or ()))]  # z: no "-0.00"
+        return first + (f" [{', '.join(interval)}]" if interval else "")
 
 
 def bootstrap(
@@ -149,6 +160,93 @@ def power_law(
     error = math.sqrt(residual @ residual / free / (u @ u))
     half = float(special.stdtrit(free, (1 + confidence) / 2)) * error
     return Estimate(p, p - half, p + half, 1)
+
+
+def exponent(y: xr.DataArray, x: str, low: float = 0.0, high: float = math.inf, **options: Any) -> Estimate:
+    """Exponent of y ∝ x^p over a coordinate x, by `power_law`, fitted on low ≤ x ≤ high, ends included.
+
+    Args:
+        y: positive numbers, of two dimensions: x and the seeds.
+        x: name of the coordinate; at least two of its values lie in the range.
+        low, high: the range, in units of x.
+        options: of `power_law`.
+
+    Returns:
+        The exponent; NaN, unknown, where a y in the range is not finite: a run that failed.
+
+    Raises:
+        ValueError: as `power_law` does.
+
+    Example:
+        >>> import xarray as xr
+        >>> from lazylib.book.stats import exponent
+        >>> y = xr.DataArray([[9.0, 4.0, 16.0], [9.0, 4.0, 16.0]], dims=("seed", "h"), coords={"h": [1.0, 2.0, 4.0]})
+        >>> f"{exponent(y, 'h', low=2):.2f}"
+        '2.00 [2.00, 2.00]'
+    """
+    inside = (y[x] >= low * (1 - 1e-9)) & (y[x] <= high * (1 + 1e-9))  # the ends, however they were rounded
+    part = y.sel({x: y[x][inside]})
+    if not np.isfinite(part).all():
+        return Estimate(math.nan, math.nan, math.nan, part.size // max(part.sizes[x], 1))
+    return power_law(part[x], part.transpose(..., x), **options)
+
+
+def local_slopes(y: xr.DataArray, x: str) -> xr.DataArray:
+    """Slopes d log y/d log x between neighbouring points of a coordinate x.
+
+    Args:
+        y: positive numbers, of any dimensions.
+        x: name of one of them, with increasing positive values.
+
+    Returns:
+        Of the dimensions of y, with one point less along x, each at the geometric mean of its two neighbours.
+
+    Raises:
+        ValueError: fewer than two points, or values of x that are not positive and increasing.
+
+    Example:
+        >>> import xarray as xr
+        >>> from lazylib.book.stats import local_slopes
+        >>> slopes = local_slopes(xr.DataArray([1.0, 4.0, 2.0], dims="h", coords={"h": [1.0, 2.0, 8.0]}), "h")
+        >>> slopes.values, slopes.h.values
+        (array([ 2. , -0.5]), array([1.41421356, 4.        ]))
+    """
+    at = y[x].values.astype(float)
+    if len(at) < 2 or not (at[0] > 0 and (np.diff(at) > 0).all()):
+        raise ValueError(f"{x} must have at least two positive increasing values, got {at.tolist()}")
+    run = xr.DataArray(np.diff(np.log(at)), dims=x)
+    rise = y.copy(data=np.log(y.values)).drop_vars(x).diff(x)
+    return (rise / run).transpose(*y.dims).assign_coords({x: np.sqrt(at[1:] * at[:-1])})
+
+
+def crossing(x: np.ndarray, y: np.ndarray, level: float) -> np.ndarray:
+    """Where curves first reach a level from below, between two points by a straight line over log x.
+
+    Args:
+        x: increasing positive numbers, (…, points).
+        y: the curves, (…, points).
+        level: in units of y.
+
+    Returns:
+        x of the crossing, (…,); NaN for a curve that never reaches the level, or starts there.
+
+    Raises:
+        ValueError: x and y differ in shape.
+
+    Example:
+        >>> import numpy as np
+        >>> from lazylib.book.stats import crossing
+        >>> crossing(np.array([1.0, 10.0, 1000.0]), np.array([0.0, 1.0, 3.0]), 2.0)
+        array(100.)
+    """
+    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    if x.shape != y.shape:
+        raise ValueError(f"x and y must be of the same shape, got {x.shape} and {y.shape}")
+    above = y >= level
+    after = np.maximum(above.argmax(-1), 1)[..., None]
+    u0, u1, y0, y1 = (np.take_along_axis(a, k, -1)[..., 0] for a in (np.log(x), y) for k in (after - 1, after))
+    share = (level - y0) / np.where(y1 > y0, y1 - y0, np.nan)
+    return np.where(above.any(-1) & ~above[..., 0], np.exp(u0 + share * (u1 - u0)), np.nan)
 
 
 class Plateau(NamedTuple):

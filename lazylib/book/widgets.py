@@ -64,7 +64,7 @@ def _slider(name: str, options: Sequence) -> ipywidgets.SelectionSlider:
 
 
 def _symbol(name: str) -> str:
-    return {"tau": "τ", "alpha": "α"}.get(name, name)
+    return {"tau": "τ", "alpha": "α", "alpha_hat": "√h·α"}.get(name, name)
 
 
 def _stack(frame, sliders: dict, values: dict, point: dict) -> ipywidgets.Stack:

@@ -1,9 +1,11 @@
 from .batch import Flow as Flow
+from .check import flow_error as flow_error
 from .classifier import PRECISIONS as PRECISIONS
 from .classifier import Epoch as Epoch
 from .classifier import Recipe as Recipe
 from .classifier import accuracy as accuracy
 from .classifier import best_precision as best_precision
+from .classifier import correct as correct
 from .classifier import stability as stability
 from .classifier import train as train
 from .descent import adam as adam

@@ -159,17 +159,22 @@ def best_precision(device: str | torch.device) -> str:
     return "bfloat16" if native else "float32"
 
 
-@torch.no_grad()
 def accuracy(model: nn.Module, images: Images, *, part: str = "test", precision: str | None = None) -> float:
     """Share of the test images (or part="train") that the model puts in their class."""
+    right = correct(model, images, part=part, precision=precision)
+    return int(right.sum()) / len(right)
+
+
+@torch.no_grad()
+def correct(model: nn.Module, images: Images, *, part: str = "test", precision: str | None = None) -> Tensor:
+    """Which of the test images (or part="train") the model puts in their class: booleans, (n,)."""
     x, y = (images.x, images.y) if part == "train" else (images.x_test, images.y_test)
     precision = _checked_precision(precision, x.device)
-    right = torch.zeros((), dtype=torch.long, device=x.device)
-    for rows in torch.arange(len(x), device=x.device).split(EVALUATED):
+    right = []
+    for some, classes in zip(x.split(EVALUATED), y.split(EVALUATED), strict=True):
         with computing(precision, x.device):
-            outputs = model(_inputs(images, x[rows], precision))
-        right += (outputs.argmax(1) == y[rows]).sum()
-    return int(right) / len(x)
+            right.append(model(_inputs(images, some, precision)).argmax(1) == classes)
+    return torch.cat(right)
 
 
 @torch.no_grad()

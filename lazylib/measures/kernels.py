@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +24,8 @@ def tangent_kernel(net, w: Tensor | None, x: Tensor, x2: Tensor | None = None) -
     Args:
         net: any net, or a torch module built of Conv2d (zero padding, one group) and Linear as the layers with
             weights, each used once in a pass, with outputs (n, k).
-        w: (P,), or (B, P), a row a net; None for a module, whose present weights count.
+        w: (P,), or (B, P), a row a net. For a module (P,), its parameters in order, as ``from_module`` has them, and of
+            the dtype of x; or None: its present weights count.
         x: inputs (n, d), for a module whatever it takes, (n, …).     x2: others, (n2, …); default x.
 
     Returns: (n, n2); (B, n, n2) for a batch; for a module (n·k, n2·k), where row i·k + c is output c at x_i.
@@ -32,7 +35,12 @@ def tangent_kernel(net, w: Tensor | None, x: Tensor, x2: Tensor | None = None) -
     """
     if isinstance(net, nn.Module):
         if w is not None:
-            raise ValueError("w must be None for a module, whose present weights count; or take from_module(module).")
+            size = sum(p.numel() for p in net.parameters())
+            if not isinstance(w, Tensor) or w.shape != (size,):
+                given = f"shape {tuple(w.shape)}" if isinstance(w, Tensor) else repr(w)
+                raise ValueError(f"w must be the {size} parameters of the module, (P,), or None, got {given}.")
+            net = copy.deepcopy(net).to(w)
+            nn.utils.vector_to_parameters(w, net.parameters())
         return paths.by_layers(net, x, x2)
     if not isinstance(w, Tensor) or w.dim() not in (1, 2):
         shape = f"shape {tuple(w.shape)}" if isinstance(w, Tensor) else repr(w)
@@ -44,6 +52,65 @@ def tangent_kernel(net, w: Tensor | None, x: Tensor, x2: Tensor | None = None) -
         return torch.stack([tangent_kernel(net, row, x, x2) for row in w])
     formula = paths.two_layer if isinstance(net, TwoLayer) and net.activation == "relu" else paths.by_jacobian
     return formula(net, w, x, x if x2 is None else x2)
+
+
+def kernel_flow(kernel: Tensor, y: Tensor, times: Sequence[float]) -> Tensor:
+    """Outputs on the training inputs at the times t of gradient flow with a fixed kernel, from zero, in closed form.
+
+    Gradient flow on ½ mean ‖h(x_i) − y_i‖² is ḣ = −K (h − y)/n where all k outputs have the kernel K and do not
+    interact. With eigenvalues λ_j and eigenvectors v_j of K/n it is h(t) = Σ_j (1 − exp(−λ_j t)) v_j v_jᵀ y.
+
+    Args:
+        kernel: K, symmetric and positive semidefinite, (n, n).     y: targets, (n, k).
+        times: t ≥ 0, inf allowed; there the outputs are the projection of y on the range of K, for which
+            eigenvalues below n·ε·λmax count as 0.
+
+    Returns: (times, n, k), float64.
+
+    Raises: ValueError for shapes that do not fit, and for a time that is negative or NaN.
+
+    Example:
+        >>> kernel_flow(torch.eye(2), torch.tensor([[1.0], [-2.0]]), [0.0, torch.inf]).squeeze(2).tolist()
+        [[0.0, 0.0], [1.0, -2.0]]
+    """
+    if kernel.dim() != 2 or y.dim() != 2 or not len(kernel) == kernel.shape[1] == len(y) > 0:
+        raise ValueError(f"kernel and y must be (n, n) and (n, k), got {tuple(kernel.shape)} and {tuple(y.shape)}.")
+    t = torch.as_tensor(times, dtype=torch.float64, device=kernel.device)  # (times,)
+    if t.dim() != 1 or not (t >= 0).all():
+        raise ValueError(f"times must be a list of numbers ≥ 0 (inf is allowed), got {times}.")
+    lam, vectors = torch.linalg.eigh(kernel.double() / len(kernel))
+    kept = lam > len(lam) * torch.finfo(lam.dtype).eps * lam[-1]
+    vectors, learned = vectors[:, kept], -torch.expm1(-t[:, None] * lam[kept])  # (n, r), (times, r)
+    return vectors @ (learned[..., None] * (vectors.T @ y.double()))
+
+
+def stable_step(module: nn.Module, x: Tensor, loss: str = "square", momentum: float = 0.0) -> float:
+    """The largest step with which gradient descent is stable in the tangent model of a module, estimated from inputs x.
+
+    Gradient descent with momentum μ is stable for steps below 2(1 + μ)/(c λmax(K/n)), K being the tangent kernel of all
+    k outputs, (n·k, n·k), and c the largest curvature of the loss by an output: 2/k for "square", the mean over outputs
+    of (h − y)²; ½ for "cross-entropy", of a softmax.
+
+    Args:
+        module: as for `tangent_kernel`, with its present weights.
+        x: inputs, (n, …): a few that stand for all.
+        momentum: μ, from 0 to below 1.
+
+    Raises: ValueError for another loss, and a momentum that is not allowed.
+
+    Example:
+        >>> layer = torch.nn.Linear(2, 1, bias=False)  # the loss is quadratic, with the curvature 2
+        >>> stable_step(layer, torch.tensor([[1.0, 0.0]]))
+        1.0
+    """
+    if loss not in ("square", "cross-entropy"):
+        raise ValueError(f"loss must be square or cross-entropy, not {loss!r}.")
+    if not 0 <= momentum < 1:
+        raise ValueError(f"momentum must be from 0 to below 1, not {momentum}.")
+    kernel = tangent_kernel(module, None, x).double()
+    top = float(torch.linalg.eigvalsh(kernel)[-1]) / len(x)
+    curvature = 0.5 if loss == "cross-entropy" else 2 * len(x) / len(kernel)
+    return 2 * (1 + momentum) / (curvature * top)
 
 
 @dataclass(frozen=True)

@@ -82,12 +82,12 @@ def pca_plane(weights: Tensor) -> Plane:
 def filters(net) -> Tensor:
     """For every entry of w the number of its filter, (P,): the weights into one unit (Li et al. 2018, §4).
 
-    For a bias or any other one-dimensional parameter of a module −1: it has no filter and is not moved.
+    For a bias or any other one-dimensional parameter −1: it has no filter and is not moved.
     """
     if isinstance(net, TwoLayer):
         return torch.cat([torch.zeros(net.m, dtype=torch.long), torch.arange(1, net.m + 1).repeat_interleave(net.d)])
     if isinstance(net, Deep):
-        shapes = [torch.Size(shape) for shape in net.shapes]
+        shapes = [torch.Size(shape) for shape in net.shapes] + [torch.Size([sum(net.widths)])] * net.bias
     elif isinstance(net, torch.nn.Module):
         shapes = [p.shape for p in net.parameters() if p.requires_grad]
     elif isinstance(net, Transform) and (isinstance(net.net, torch.nn.Module) or net.net.size == net.size):
@@ -106,7 +106,7 @@ def filters(net) -> Tensor:
 def filter_rms(net, w: Tensor) -> Tensor:
     """‖w_j‖/√(size of j) of the filter j of every entry, (P,): the rms of its weights, 0 without one.
 
-    E vᵀHv = Σ_k scale_k² H_kk for a random v whose part in each filter j has length ‖w_j‖.
+    Called r, it gives E vᵀHv = Σ_k r_k² H_kk for a random v whose part in each filter j has length ‖w_j‖.
     """
     ids = filters(net).to(w.device) + 1
     count = torch.zeros(int(ids.max()) + 1, dtype=w.dtype, device=w.device)
@@ -125,9 +125,9 @@ def random_plane(net, w: Tensor, seed: int = 0) -> Plane:
     if w.dim() != 1:
         raise ValueError(f"w must be the parameters of one run, (P,), got shape {tuple(w.shape)}.")
     rng = generator(seed, "plane")
-    scale = filter_rms(net, w)
+    unit = filter_rms(net, w)
     first, second = (
-        scale * (v / torch.where(norm > 0, norm, 1.0))
+        unit * (v / torch.where(norm > 0, norm, 1.0))
         for v in torch.randn(2, len(w), generator=rng, dtype=torch.float64).to(w)
         for norm in [filter_rms(net, v)]
     )

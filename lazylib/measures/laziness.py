@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -116,8 +115,8 @@ def activation_stability(net, w0: Tensor, w: Tensor, x: Tensor) -> Tensor:
     starts, ends = _rows(net, w0, w)
     shares = []
     for start, end in zip(starts.expand_as(ends), ends, strict=True):
-        same = [(p0 > 0) == (p > 0) for p0, p in zip(_hidden(net, start, x), _hidden(net, end, x), strict=True)]
-        share = torch.stack(same).double().mean()  # over layers, units and inputs
+        same = (_hidden(net, start, x) > 0) == (_hidden(net, end, x) > 0)
+        share = same.double().mean()  # over layers, units and inputs
         finite = start.isfinite().all() & end.isfinite().all()
         shares.append(torch.where(finite, share, math.nan).to(w.dtype))
     return torch.stack(shares) if w.dim() == 2 else shares[0]
@@ -136,13 +135,6 @@ def _rows(net, w0: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
     return starts, ends
 
 
-def _hidden(net: TwoLayer | FullyConnected, w: Tensor, x: Tensor) -> Iterator[Tensor]:
-    """Preactivations of the hidden layers, one layer after the other; w (P,)."""
-    if isinstance(net, TwoLayer):
-        yield x @ net.split(w)[1].T  # (n, m)
-        return
-    z = x.T  # (d, n)
-    for l, ((weight, b), c) in enumerate(zip(net.split(w)[:-1], net.factors, strict=False)):
-        z = c * (weight @ (net.act(z) if l else z))  # (h, n)
-        z = z if b is None else z + b.unsqueeze(-1)
-        yield z
+def _hidden(net: TwoLayer | FullyConnected, w: Tensor, x: Tensor) -> Tensor:
+    """Preactivations of all hidden units on x; w (P,)."""
+    return x @ net.split(w)[1].T if isinstance(net, TwoLayer) else net.preactivations(w, x)  # (n, m), (L, h, n)

@@ -12,10 +12,28 @@ from torch import Tensor
 
 
 class Net(Protocol):
-    """A function h(w, x) of a flat vector of parameters.
+    """A function h(w, x) of a flat vector of parameters; what it must offer to be trained and measured.
 
     It is called with w of shape (P,) or (B, P), one row a run, and inputs x of shape (n, d), shared by all runs, or
     (B, n, d), and returns (n,) or (B, n) outputs.
+
+    Attributes:
+        size: P, the number of parameters.
+        q: degree of homogeneity, h(λw, x) = λ^q h(w, x) for λ > 0, or None.
+
+    Example:
+        A net needs no base class.
+
+        >>> import torch
+        >>> from lazylib.flows import gradient_flow
+        >>> from lazylib.objectives import square_loss
+        >>> class Linear:
+        ...     size, q = 2, 1
+        ...     def __call__(self, w, x):
+        ...         return (w.unsqueeze(-2) @ x.mT).squeeze(-2)
+        >>> objective = square_loss(Linear(), torch.ones(1, 2), torch.eye(2), torch.tensor([2.0, 1.0]))
+        >>> gradient_flow(objective, 50.0).u.round(decimals=2)
+        tensor([[1., 0.]])
     """
 
     size: int  # P

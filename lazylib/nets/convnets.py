@@ -1,7 +1,8 @@
-"""VGG-11 and ResNet-18 without batch normalization, of any width, as plain torch modules.
+"""Convolutional networks as plain torch modules: VGG-11 and ResNet-18 of any width, and a small one.
 
-Both classify (n, channels, 32, 32) images. `k` multiplies every number of channels (the *widening factor*).
-Weights are Xavier-normal with a gain and biases zero, as in Chizat, Oyallon, Bach 2019 (section 3.2).
+VGG-11 and ResNet-18 (`convnet`) are without batch normalization and classify (n, channels, 32, 32) images. `k`
+multiplies every number of channels (the *widening factor*). Weights are Xavier-normal with a gain and biases zero, as
+in Chizat, Oyallon, Bach 2019 (section 3.2). `small_convnet` has one output and the NTK parametrization.
 """
 
 import math
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..runs.rng import generator
+from . import deep
 
 SIZE = 32  # pixels: five halvings leave one position in VGG-11, three and a pool of 4 in ResNet-18
 _VGG11 = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")
@@ -63,14 +65,30 @@ def convnet(
 ) -> nn.Sequential:
     """A network at its random initialization, in float32 on the CPU: (n, channels, 32, 32) → (n, classes).
 
-    name: "vgg11" (convolutions 64-M-128-M-256-256-M-512-512-M-512-512-M, each with ReLU, then one linear
-        layer) or "resnet18" (blocks 2, 2, 2, 2 of 64, 128, 256, 512 channels, average pool of 4, linear).
-    k: widening factor; 64·k must be a whole number ≥ 1, so that every width is.
-    gain: weights are N(0, gain²·2/(fan in + fan out)), biases 0. A layer of ReLU halves the second moment of
-        its input, so with gain g activations shrink or grow by about g²/2 a layer (in the square).
-    seed: fixes the weights; for one name and k they are proportional to the gain.
+    Args:
+        name: "vgg11" (convolutions 64-M-128-M-256-256-M-512-512-M-512-512-M, each with ReLU, then one linear
+            layer) or "resnet18" (blocks 2, 2, 2, 2 of 64, 128, 256, 512 channels, average pool of 4, linear).
+        k: widening factor, by which every number of channels is multiplied; 64·k must be a whole number ≥ 1.
+        gain: weights are N(0, gain²·2/(fan in + fan out)), biases 0. A layer of ReLU halves the second moment of
+            its input, so with gain g activations shrink or grow by about g²/2 a layer (in the square).
+        seed: fixes the weights; for one name and k they are proportional to the gain.
+        classes: outputs.
+        channels: of the images.
 
-    Raises ValueError, in one sentence, for an unknown name and for k, gain or sizes that are not allowed.
+    Returns:
+        The module, without batch normalization.
+
+    Raises:
+        ValueError: an unknown name, or k, gain or sizes that are not allowed.
+
+    Source: Chizat, Oyallon, Bach 2019, section 3.2 and its public code.
+
+    Example:
+        >>> import torch
+        >>> from lazylib.nets import convnet
+        >>> net = convnet("vgg11", k=1 / 8, gain=2**0.5)
+        >>> sum(weight.numel() for weight in net.parameters()), net(torch.zeros(2, 3, 32, 32)).shape
+        (145210, torch.Size([2, 10]))
     """
     if name not in MODELS:
         raise ValueError(f"model must be one of {', '.join(MODELS)}, not {name!r}.")
@@ -90,6 +108,69 @@ def convnet(
             nn.init.xavier_normal_(layer.weight, gain, generator=rng)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+    return module
+
+
+class _Times(nn.Module):
+    def __init__(self, c: float):
+        super().__init__()
+        self.c = c
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c * x
+
+
+def small_convnet(channels: int, colours: int, side: int, seed: int = 0) -> nn.Sequential:
+    """Two convolutions of stride 2 and a linear layer, in NTK parametrization: images as rows → one output each.
+
+    Convolutions of 5×5 and of 3×3 pixels and the linear layer have weights N(0, 1) and no biases. As in
+    ``FullyConnected``, each is divided by √fan in, and the hidden units are a·softplus_5 with the factor a that keeps
+    unit variance.
+
+    Args:
+        channels: of both convolutions; the width h of the net.
+        colours: 1 or 3, say.
+        side: pixels of a side; the convolutions leave ⌈side/4⌉.
+        seed: fixes the weights, each layer by a stream of its own.
+
+    Returns:
+        A module on the CPU in float32: x (n, colours·side²), ordered by colour, row, column → (n, 1). With
+        ``from_module`` it is a net of flat parameters.
+
+    Raises:
+        ValueError: a size is not a whole number ≥ 1.
+
+    Source: after Geiger, Spigler, Jacot, Wyart 2020, section 2.1; smaller than their convolutional net.
+
+    Example:
+        >>> import torch
+        >>> from lazylib.nets import small_convnet
+        >>> net = small_convnet(channels=4, colours=3, side=16)
+        >>> [tuple(weight.shape) for weight in net.parameters()]
+        [(4, 3, 5, 5), (4, 4, 3, 3), (1, 64)]
+        >>> net(torch.zeros(10, 3 * 16 * 16)).shape
+        torch.Size([10, 1])
+    """
+    for label, size in (("channels", channels), ("colours", colours), ("side", side)):
+        if not (isinstance(size, int) and size >= 1):
+            raise ValueError(f"{label} must be a whole number ≥ 1, not {size!r}.")
+    a, last = deep.gain("softplus"), channels * math.ceil(side / 4) ** 2
+    with torch.device("meta"):  # torch's own initialization would be drawn for nothing
+        module = nn.Sequential(
+            nn.Unflatten(1, (colours, side, side)),
+            nn.Conv2d(colours, channels, 5, 2, padding=2, bias=False),
+            _Times(1 / math.sqrt(25 * colours)),
+            nn.Softplus(deep.SOFTPLUS_BETA),
+            nn.Conv2d(channels, channels, 3, 2, padding=1, bias=False),
+            _Times(a / math.sqrt(9 * channels)),
+            nn.Softplus(deep.SOFTPLUS_BETA),
+            nn.Flatten(),
+            nn.Linear(last, 1, bias=False),
+            _Times(a / math.sqrt(last)),
+        )
+    module = module.to_empty(device="cpu")
+    for l, weight in enumerate(module.parameters()):
+        weight.data = torch.randn(weight.shape, generator=generator(seed, f"layer {l}"))
     return module
 
 

@@ -38,17 +38,37 @@ def denormals_flushed() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Deep:
-    """Fully connected net without biases, h(w, x) = W_{L+1} σ(W_L … σ(W_1 x)), scalar output.
+    """Fully connected net h(w, x) = W_{L+1} σ(W_L … σ(W_1 x)) with one output.
+
+    With ReLU and without biases it is homogeneous of degree q = L + 1. A bias in the first layer changes nothing of
+    that, for it is the weight of a constant input; one in a later layer does.
 
     Args:
         d: input dimension.
         widths: widths of the L hidden layers.
-        activation: as in TwoLayer.  With ReLU the net is homogeneous of degree q = L + 1.
+        activation: σ, as in TwoLayer.
+        bias: σ(W_l z + b_l) in the hidden layers; w holds the biases behind the weights.
+
+    Raises:
+        ValueError: no hidden layer, an unknown activation, or sizes that are not whole numbers ≥ 1.
+
+    Source: the q-homogeneous models of Chizat, Oyallon, Bach 2019, section 1.1.
+
+    Example:
+        >>> import torch
+        >>> from lazylib.nets import Deep
+        >>> net = Deep(d=3, widths=(5, 4))
+        >>> net.size, net.q
+        (39, 3)
+        >>> w, x = net.init(1.0, seeds=0), torch.ones(2, 3)
+        >>> torch.allclose(net(2 * w, x), 2**3 * net(w, x))
+        True
     """
 
     d: int
     widths: tuple[int, ...]
     activation: str = "relu"
+    bias: bool = False
 
     def __post_init__(self):
         object.__setattr__(self, "widths", tuple(self.widths))
@@ -62,37 +82,58 @@ class Deep:
 
     @property
     def size(self) -> int:
-        return sum(rows * columns for rows, columns in self.shapes)
+        return sum(rows * columns for rows, columns in self.shapes) + self.bias * sum(self.widths)
 
     @property
     def q(self) -> int | None:
-        return len(self.widths) + 1 if self.activation == "relu" else None
+        shifted = self.bias and len(self.widths) > 1
+        return len(self.widths) + 1 if self.activation == "relu" and not shifted else None
 
     def split(self, w: Tensor) -> list[Tensor]:
         """Views W_1 … W_{L+1} of w, each (…, fan out, fan in)."""
-        parts = w.split([rows * columns for rows, columns in self.shapes], dim=-1)
+        sizes = [rows * columns for rows, columns in self.shapes]
+        parts = w[..., : sum(sizes)].split(sizes, dim=-1)
         return [part.unflatten(-1, shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
     def __call__(self, w: Tensor, x: Tensor) -> Tensor:
         *hidden, last = self.split(w)
+        biases = w[..., -sum(self.widths) :].split(self.widths, dim=-1) if self.bias else [None] * len(hidden)
         z = x.mT  # (…, d, n)
-        for weight in hidden:
-            z = ACTIVATIONS[self.activation](weight @ z)  # (…, width, n)
+        for weight, b in zip(hidden, biases, strict=True):
+            p = weight @ z  # (…, width, n)
+            z = ACTIVATIONS[self.activation](p if b is None else p + b.unsqueeze(-1))
         return (last @ z).squeeze(-2)  # (…, n)
 
     def init(self, tau, seeds: int | Sequence[int], *, dtype=torch.float32, device=None) -> Tensor:
-        """w0 with entries of layer l ~ N(0, τ²/fan in); (B, P), a row for each pair (τ, seed)."""
+        """w0 with weights of layer l ~ N(0, τ²/fan in) and biases ~ N(0, τ²); (B, P), a row for each pair (τ, seed)."""
         rows = []
         for t, seed in zip(*one_a_run(tau, seeds), strict=True):
             rng = generator(seed, "init")
             layers = [torch.randn(s, generator=rng, dtype=torch.float64) / math.sqrt(s[1]) for s in self.shapes]
+            if self.bias:
+                rng = generator(seed, "biases")
+                layers.append(torch.randn(sum(self.widths), generator=rng, dtype=torch.float64))
             rows.append(t * torch.cat([layer.reshape(-1) for layer in layers]))
         return torch.stack(rows).to(dtype=dtype, device=device)
 
 
 @functools.cache
 def gain(activation: str) -> float:
-    """a with E (a σ(z))² = 1 for z ~ N(0, 1): √2 for ReLU, 1.404… for softplus_5."""
+    """The factor a with E (a σ(z))² = 1 for z ~ N(0, 1), which keeps unit variance from layer to layer.
+
+    Args:
+        activation: "relu" or "softplus", which is softplus_5, log(1 + e^{5z})/5.
+
+    Returns:
+        √2 for ReLU, 1.404… for softplus_5.
+
+    Source: Geiger, Spigler, Jacot, Wyart 2020, section 2.1.
+
+    Example:
+        >>> from lazylib.nets import gain
+        >>> round(gain("relu"), 4), round(gain("softplus"), 3)
+        (1.4142, 1.404)
+    """
     if activation == "relu":
         return math.sqrt(2.0)
     z, weight = np.polynomial.hermite_e.hermegauss(200)
@@ -159,12 +200,44 @@ class FullyConnected:
         """σ/a."""
         return torch.relu(p) if self.activation == "relu" else nnf.softplus(p, SOFTPLUS_BETA, LINEAR)
 
-    def __call__(self, w: Tensor, x: Tensor) -> Tensor:
+    def _layers(self, w: Tensor, x: Tensor) -> Iterator[Tensor]:
+        """Before the activation, layer by layer; the last are the outputs."""
         z = x.mT  # (…, d, n)
         for l, ((weight, b), c) in enumerate(zip(self.split(w), self.factors, strict=True)):
             z = c * (weight @ (self.act(z) if l else z))  # (…, fan out, n)
             z = z if b is None else z + b.unsqueeze(-1)
+            yield z
+
+    def __call__(self, w: Tensor, x: Tensor) -> Tensor:
+        for z in self._layers(w, x):  # noqa: B007  only the last is wanted
+            pass
         return z.squeeze(-2)  # (…, n)
+
+    def preactivations(self, w: Tensor, x: Tensor) -> Tensor:
+        """p_l = c_l W_l z_{l−1} + b_l of the hidden layers l = 1 … L, before the activation, with z_l = σ(p_l)/a.
+
+        At the start all have unit variance, whatever the width.
+
+        Args:
+            w: parameters, (P,), or (B, P), a row a net.
+            x: inputs, (n, d).
+
+        Returns:
+            (L, h, n) for w (P,), (B, L, h, n) for a batch, in the dtype of the arguments.
+
+        Source: Geiger, Spigler, Jacot, Wyart 2020, section 2.1.
+
+        Example:
+            One unit of the first layer, with weight 3, whose softplus is nearly linear there.
+
+            >>> import torch
+            >>> from lazylib.nets import FullyConnected
+            >>> net = FullyConnected(d=1, h=1, L=1)
+            >>> net.preactivations(torch.tensor([3.0, 1.0]), torch.tensor([[1.0], [-1.0]]))
+            tensor([[[ 3., -3.]]])
+        """
+        *hidden, _ = self._layers(w, x)
+        return torch.stack(hidden, dim=-3)
 
     def init(self, seeds: int | Sequence[int], *, dtype=torch.float32, device=None) -> Tensor:
         """w0 with weights N(0, 1) and biases 0; (B, P), a row for each seed.

@@ -32,17 +32,30 @@ from .convnets import Residual
 class Scaled(nn.Module):
     """F_α(u) = α(h(w0 + u/α) − h(w0)) of a module h at its present weights w0; F_∞(u) = Dh(w0)u.
 
-    Its parameters are u, zero at the start and shaped as those of the module, so any torch optimizer trains
-    it. At α = ∞ the module may be any that is deterministic; at finite α it is built of Conv2d (zero
-    padding), Linear, ReLU, MaxPool2d (windows that do not overlap), AvgPool2d, Flatten, Sequential and
-    `convnets.Residual`.
+    Its parameters are u, zero at the start and shaped as those of the module, so any torch optimizer trains it. At
+    finite α the outputs are propagated as differences from h(w0), so that no digits are lost to subtraction.
 
-    module: copied by reference and frozen; its parameters are w0 (float32 or float64).
-    alpha: output scale > 0, or math.inf for the tangent model.
-    two_passes: at finite α, compute F_α as it is written instead. That takes half the time, and is as good
-        where α‖h(w0)‖ is small against the targets, so that the subtraction costs no digits that matter.
+    Args:
+        module: copied by reference and frozen; its parameters are w0 (float32 or float64). At α = ∞ it may be any that
+            is deterministic; at finite α it is built of Conv2d (zero padding), Linear, ReLU, MaxPool2d (windows that do
+            not overlap), AvgPool2d, Flatten, Sequential and `convnets.Residual`.
+        alpha: output scale > 0, or math.inf for the tangent model.
+        two_passes: at finite α, compute F_α as it is written instead. That takes half the time, and is as good
+            where α‖h(w0)‖ is small against the targets, so that the subtraction costs no digits that matter.
 
-    Raises ValueError for an α that is not positive, TypeError for a layer that it does not know.
+    Raises:
+        ValueError: α is not positive.
+        TypeError: a layer that it does not know, at finite α.
+
+    Source: Chizat, Oyallon, Bach 2019, section 1.1 (the scaled model) and 3.2.
+
+    Example:
+        >>> import torch
+        >>> from lazylib.nets import Scaled
+        >>> module = torch.nn.Linear(3, 2)
+        >>> lazy = Scaled(module, alpha=1e6)
+        >>> lazy(torch.ones(4, 3)).abs().max()  # zero at the start
+        tensor(0., grad_fn=<MaxBackward1>)
     """
 
     def __init__(self, module: nn.Module, alpha: float, two_passes: bool = False):
@@ -81,7 +94,7 @@ class Scaled(nn.Module):
         """
         displacement = self.displacement()
         u = {
-            name: _Layer(displacement[f"{name}.weight"], displacement.get(f"{name}.bias"))
+            name: _Layer(displacement[_of(name, "weight")], displacement.get(_of(name, "bias")))
             for name, layer in self.module.named_modules()
             if isinstance(layer, (nn.Conv2d, nn.Linear))
         }
@@ -99,16 +112,49 @@ class Scaled(nn.Module):
 
 
 def tangent_outputs(module: nn.Module, u: dict[str, Tensor], x: Tensor) -> Tensor:
-    """Dh(w0)u, one forward-mode derivative at the module's weights; differentiable in u.
+    """Dh(w0)u by one forward-mode derivative at the module's weights; differentiable in u.
 
-    u: one tensor for each parameter of the module, by name.
+    Args:
+        module: a deterministic module h; its present parameters are w0.
+        u: one tensor for each parameter of the module, by name.
+        x: inputs.
+
+    Returns:
+        As the module's outputs on x.
+
+    Source: Chizat, Oyallon, Bach 2019, equation 3.
+
+    Example:
+        >>> import torch
+        >>> from lazylib.nets import tangent_outputs
+        >>> module = torch.nn.Linear(2, 1, bias=False)
+        >>> tangent_outputs(module, {"weight": torch.tensor([[1.0, 2.0]])}, torch.tensor([[1.0, 1.0]])).detach()
+        tensor([[3.]])
     """
     w0 = {name: w.detach() for name, w in module.named_parameters()}
     return torch.func.jvp(lambda w: torch.func.functional_call(module, w, (x,)), (w0,), (u,))[1]
 
 
 def plain_outputs(module: nn.Module, u: dict[str, Tensor], x: Tensor, alpha: float) -> Tensor:
-    """α(h(w0 + u/α) − h(w0)) as it is written: two forward passes and a subtraction that cancels."""
+    """α(h(w0 + u/α) − h(w0)) as it is written: two forward passes and a subtraction that cancels.
+
+    Args:
+        module: a deterministic module h; its present parameters are w0.
+        u: one tensor for each parameter of the module, by name.
+        x: inputs.
+        alpha: output scale α > 0, finite. In float32 digits are lost from α‖h(w0)‖ ≈ 10⁴‖F_α‖ on: see `Scaled`.
+
+    Returns:
+        As the module's outputs on x.
+
+    Example:
+        >>> import torch
+        >>> from lazylib.nets import plain_outputs
+        >>> module = torch.nn.Linear(2, 1, bias=False).double()
+        >>> u = {"weight": torch.tensor([[1.0, 2.0]], dtype=torch.float64)}
+        >>> plain_outputs(module, u, torch.ones(1, 2, dtype=torch.float64), alpha=10.0).detach().round(decimals=6)
+        tensor([[3.]], dtype=torch.float64)
+    """
     w = {name: w0.detach() + u[name] / alpha for name, w0 in module.named_parameters()}
     with torch.no_grad():
         start = module(x)
@@ -116,6 +162,11 @@ def plain_outputs(module: nn.Module, u: dict[str, Tensor], x: Tensor, alpha: flo
 
 
 # ---- differences through the layers ----
+
+
+def _of(layer: str, parameter: str) -> str:
+    """The name of a layer's parameter; a module that is a layer itself has the empty name."""
+    return f"{layer}.{parameter}" if layer else parameter
 
 
 class _Layer:

@@ -14,12 +14,28 @@ from ._base import ACTIVATIONS, check_sizes, one_a_run
 
 @dataclass(frozen=True)
 class TwoLayer:
-    """h(w, x) = scale · Σ_{i≤m} a_i σ(b_i·x), with w = [a (m), b (m·d)] (COB §1, fig. 1–2).
+    """The two-layer net h(w, x) = scale · Σ_{i≤m} a_i σ(b_i·x), with w = [a (m), b (m·d)].
 
     Args:
-        d, m: input dimension and width.
-        activation: "relu", "softplus" or "gelu".
-        scale: output factor, e.g. 1, 1/√m or 1/m.
+        d: input dimension.
+        m: width.
+        activation: σ, "relu", "softplus" or "gelu".
+        scale: output factor, such as 1, 1/√m or 1/m.
+
+    Raises:
+        ValueError: an unknown activation, or sizes that are not whole numbers ≥ 1.
+
+    Source: Chizat, Oyallon, Bach 2019, section 1 and figures 1 and 2.
+
+    Example:
+        >>> import torch
+        >>> from lazylib.nets import TwoLayer
+        >>> net = TwoLayer(d=2, m=2, scale=0.5)
+        >>> w = torch.tensor([1.0, -1.0, 1.0, 0.0, 0.0, 1.0])  # a = (1, −1), b = (1, 0), (0, 1)
+        >>> net(w, torch.tensor([[3.0, 1.0], [-3.0, 1.0]]))
+        tensor([ 1.0000, -0.5000])
+        >>> net.init(tau=[0.1, 1.0], seeds=0, symmetrized=True).shape
+        torch.Size([2, 6])
     """
 
     d: int

@@ -6,6 +6,7 @@ from .hinge import frozen_kernel as frozen_kernel
 from .hinge import soft_hinge as soft_hinge
 from .population import PopulationLoss as PopulationLoss
 from .population import arccos_kernel as arccos_kernel
+from .population import batch_gradient as batch_gradient
 from .population import population_loss as population_loss
 from .square import SquareLoss as SquareLoss
 from .square import square_loss as square_loss

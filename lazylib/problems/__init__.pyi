@@ -1,5 +1,6 @@
 from .classes import DATA as DATA
 from .classes import Classes as Classes
+from .classes import halved as halved
 from .classes import parity as parity
 from .images import DataMissing as DataMissing
 from .images import Images as Images

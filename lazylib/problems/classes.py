@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as nnf
 from torch import Tensor
 
 from ..runs.rng import generator
@@ -16,7 +18,19 @@ DATA = tuple(images.SETS)
 
 @dataclass(frozen=True)
 class Classes:
-    """A problem of two classes: inputs x (n, d), x_test (n_test, d); y (n,), y_test (n_test,) with entries ±1."""
+    """A problem of two classes.
+
+    Attributes:
+        x, x_test: inputs, (n, d) and (n_test, d).
+        y, y_test: classes, (n,) and (n_test,) with entries ±1.
+        name: of the set of images.
+
+    Example:
+        >>> from lazylib.problems import parity
+        >>> digits = parity("digits", n=50, n_test=100)
+        >>> float(digits.error(-digits.y_test))
+        1.0
+    """
 
     x: Tensor
     y: Tensor
@@ -54,11 +68,28 @@ def parity(
     of a net with unit weights have unit variance.
 
     Args:
-        name: of the set, as in `lazylib.problems.images.read`.
+        name: "fashion sample", which comes with the package, "fashion", "cifar10" or "digits".
+        n: training images.
+        n_test: test images.
         seed: of the draw.
         components: keep this many principal components of the set's training images, each with unit variance, first.
+        dtype: of all tensors.
+        device: of all tensors.
 
-    Raises: ValueError for another name, and if there are fewer images or dimensions than asked for.
+    Returns:
+        The problem; y = +1 for even labels, −1 for odd ones.
+
+    Raises:
+        ValueError: another name, or fewer images or dimensions than asked for.
+        DataMissing: the set is not there and cannot be loaded.
+
+    Source: Geiger, Spigler, Jacot, Wyart 2020, section 2.3.
+
+    Example:
+        >>> from lazylib.problems import parity
+        >>> problem = parity("fashion sample", n=100, n_test=50)
+        >>> problem.x.shape, round(float(problem.x.norm(dim=1).mean()), 3)
+        (torch.Size([100, 784]), 28.0)
     """
     if name not in DATA:
         raise ValueError(f"name must be one of {', '.join(DATA)}, got {name!r}.")
@@ -81,3 +112,31 @@ def parity(
     y = 1.0 - 2.0 * (labels[chosen] % 2).double()
     x, y = (part.to(dtype=dtype, device=device) for part in (x, y))
     return Classes(x[:n], y[:n], x[n:], y[n:], name)
+
+
+def halved(x: Tensor, colours: int, side: int) -> Tensor:
+    """Images at half the resolution: the mean of each 2×2 pixels, scaled to norm √d again, as those of ``parity`` are.
+
+    Args:
+        x: images as rows, (n, colours·side²), ordered by colour, row, column.
+        colours: 1 or 3, say.
+        side: pixels of a side, an even number.
+
+    Returns:
+        (n, d) with d = colours·(side/2)², each row of norm √d.
+
+    Raises:
+        ValueError: rows of another length, or an odd side.
+
+    Example:
+        >>> import torch
+        >>> from lazylib.problems import halved
+        >>> halved(torch.tensor([[3.0, 1.0, 0.0, 0.0, 1.0, 3.0, 0.0, 0.0] + 8 * [0.0]]), colours=1, side=4)
+        tensor([[2., 0., 0., 0.]])
+    """
+    if side % 2 or x.shape[1:] != (colours * side**2,):
+        raise ValueError(
+            f"x must be (n, {colours}·{side}²) with an even number of pixels a side, got {tuple(x.shape)}."
+        )
+    x = nnf.avg_pool2d(x.unflatten(1, (colours, side, side)), 2).flatten(1)
+    return nnf.normalize(x) * math.sqrt(x.shape[1])

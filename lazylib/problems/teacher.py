@@ -16,8 +16,17 @@ from ..runs.rng import generator
 class Problem:
     """A regression problem, or a batch of them with one row a run.
 
-    x, x_test: (n, d) or (B, n, d); y, y_test: (n,) or (B, n).
-    teacher: parameters (P0,) or (B, P0) of ``teacher_net``.
+    Attributes:
+        x, x_test: inputs, (n, d) or (B, n, d).
+        y, y_test: targets, (n,) or (B, n).
+        teacher: parameters (P0,) or (B, P0) of ``teacher_net``.
+        teacher_net: the net that made the targets.
+
+    Example:
+        >>> from lazylib.problems import teacher_student
+        >>> batch = teacher_student([0, 1, 2], d=5, n=20)
+        >>> batch.rows([2, 2]).y.shape
+        torch.Size([2, 20])
     """
 
     x: Tensor
@@ -35,7 +44,22 @@ class Problem:
 
 
 def sphere(n: int, d: int, rng: torch.Generator) -> Tensor:
-    """n points uniform on the unit sphere of R^d, float64, (n, d)."""
+    """n points uniform on the unit sphere of R^d.
+
+    Args:
+        n: points.
+        d: dimension.
+        rng: the generator they are drawn from.
+
+    Returns:
+        (n, d), float64.
+
+    Example:
+        >>> from lazylib.problems import sphere
+        >>> from lazylib.runs import generator
+        >>> sphere(3, 2, generator(0, "data")).norm(dim=1).round(decimals=6)
+        tensor([1., 1., 1.], dtype=torch.float64)
+    """
     return torch.nn.functional.normalize(torch.randn(n, d, generator=rng, dtype=torch.float64), dim=-1)
 
 
@@ -77,12 +101,34 @@ def teacher_student(
     dtype=torch.float32,
     device=None,
 ) -> Problem:
-    """Inputs uniform on the unit sphere, targets of a random two-layer ReLU teacher (COB fig. 1–2).
+    """Inputs uniform on the unit sphere, targets of a random two-layer ReLU teacher.
 
-    The teacher is scale · Σ_{i≤m0} a_i relu(b_i·x) with ‖b_i‖ = 1 and a_i = ±1.  A whole-number seed gives one
-    problem; a sequence gives a batch, a row for each seed, each with its own teacher and inputs.
+    The teacher is scale · Σ_{i≤m0} a_i relu(b_i·x) with ‖b_i‖ = 1 and a_i = ±1.
 
-    Raises: ValueError for sizes below 1, MemoryError if the batch cannot be held.
+    Args:
+        seeds: a whole number gives one problem; a sequence gives a batch, a row for each seed, each with its own
+            teacher and inputs.
+        d: input dimension.
+        n: training inputs.
+        m0: the teacher's neurons.
+        n_test: test inputs.
+        scale: factor on the teacher's output.
+        dtype: of all tensors; they are drawn in float64.
+        device: of all tensors.
+
+    Returns:
+        The problem.
+
+    Raises:
+        ValueError: a size below 1, or no seed.
+
+    Source: Chizat, Oyallon, Bach 2019, figures 1 and 2.
+
+    Example:
+        >>> from lazylib.problems import teacher_student
+        >>> problem = teacher_student(0, d=10, n=50)
+        >>> problem.x.shape, problem.y.shape, problem.teacher_net.m
+        (torch.Size([50, 10]), torch.Size([50]), 3)
     """
     for name, value in dict(d=d, n=n, m0=m0, n_test=n_test).items():
         if not (isinstance(value, int) and value >= 1):

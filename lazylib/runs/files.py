@@ -10,7 +10,19 @@ PACKAGE = Path(__file__).resolve().parents[1]  # the folder lazylib
 
 
 def digest(*parts: bytes) -> bytes:
-    """BLAKE2b of the parts, 16 bytes; it tells ("a", "bc") from ("ab", "c")."""
+    """BLAKE2b of the parts, which tells ("a", "bc") from ("ab", "c").
+
+    Args:
+        parts: byte strings.
+
+    Returns:
+        16 bytes.
+
+    Example:
+        >>> from lazylib.runs import digest
+        >>> digest(b"a", b"bc") == digest(b"ab", b"c"), len(digest())
+        (False, 16)
+    """
     found = hashlib.blake2b(digest_size=16)
     for part in parts:
         found.update(len(part).to_bytes(8, "little") + part)
@@ -18,7 +30,19 @@ def digest(*parts: bytes) -> bytes:
 
 
 def source_digest(package: Path = PACKAGE) -> bytes:
-    """Digest of the package's files as they are now, code and data of every room, by path and content."""
+    """Digest of a package's files as they are now, code and data of every room, by path and content.
+
+    Args:
+        package: its folder; lazylib's by default.
+
+    Returns:
+        16 bytes. A changed line in any room changes them, and with them the keys of stored cells and checkpoints.
+
+    Example:
+        >>> from lazylib.runs import source_digest
+        >>> source_digest() == source_digest()
+        True
+    """
     parts = []
     for file in sorted(package.rglob("*")):
         if file.is_file() and "__pycache__" not in file.parts:
@@ -29,8 +53,22 @@ def source_digest(package: Path = PACKAGE) -> bytes:
 def write(path: str | os.PathLike, save: Callable[[Path], object]) -> None:
     """Make or replace a file whole or not at all, whatever kills us.
 
-    save: writes the content to the path that it is given, a temporary one in the same folder, which is renamed after
-        the data have reached the disk.
+    Args:
+        path: of the file; missing folders are made.
+        save: writes the content to the path that it is given, a temporary one in the same folder, which is renamed
+            after the data have reached the disk.
+
+    Raises:
+        OSError: the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from lazylib.runs import write
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> write(folder / "new" / "a.txt", lambda path: path.write_text("whole"))
+        >>> [file.name for file in (folder / "new").iterdir()]
+        ['a.txt']
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,8 +9,25 @@ import torch
 def generator(seed: int, stream: str) -> torch.Generator:
     """A CPU generator for the named stream ("teacher", "data", "init", …) of a trial.
 
-    Streams of one seed, and the same stream of two seeds, are statistically independent.  Numbers are
-    drawn on the CPU whatever the device of the computation, so that a seed means the same everywhere.
+    Streams of one seed, and the same stream of two seeds, are statistically independent. Numbers are drawn on the CPU
+    whatever the device of the computation, so that a seed means the same everywhere.
+
+    Args:
+        seed: of the trial, ≥ 0.
+        stream: its name.
+
+    Returns:
+        A torch generator at the start of the stream.
+
+    Raises:
+        ValueError: a negative seed.
+
+    Example:
+        >>> import torch
+        >>> from lazylib.runs import generator
+        >>> first, again, other = (torch.rand(1, generator=generator(0, s)) for s in ("init", "init", "data"))
+        >>> bool(first == again), bool(first == other)
+        (True, False)
     """
     if seed < 0:
         raise ValueError(f"a seed must be a whole number ≥ 0, got {seed}.")
