@@ -46,8 +46,14 @@ def test_what_is_not_known_is_refused(myst):
 def test_a_notebook_lists_the_works_it_cites_once_and_shows_its_captions():
     figure = code("plot()")
     figure.metadata["mystnb"] = {"figure": {"name": "fig-a", "caption": "As in {eq}`eq-a`."}}
-    cells = [text("{cite:t}`COB` and {cite:t}`COB`"), figure, text("```{bibliography}\n:filter: docname in docnames\n```")]
+    cells = [
+        text("{cite:t}`COB` and {cite:t}`COB`"),
+        figure,
+        text("```{bibliography}\n:filter: docname in docnames\n```"),
+    ]
     before, drawn, caption, works = download.resolved(notebook(*cells), Book).cells
     assert before.source == "Chizat et al. (2019) and Chizat et al. (2019)" and drawn.source == "plot()"
     assert caption.source == "*Figure 2.1.* As in (7)."
-    assert works.source.startswith("- Lénaïc Chizat, Edouard Oyallon, and Francis Bach") and works.source.count("\n") == 0
+    assert (
+        works.source.startswith("- Lénaïc Chizat, Edouard Oyallon, and Francis Bach") and works.source.count("\n") == 0
+    )

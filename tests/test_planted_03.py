@@ -36,7 +36,9 @@ PLANTED = {  # what is wrong → the claims that it breaks, lines replaced, para
     ),
     "a run diverged": (
         ["P1", "P3"],
-        {"flow.u.double().cpu(), flow.reached": "flow.u.double().cpu(), flow.reached & ((seed != 1) | (not symmetrized))"},
+        {
+            "flow.u.double().cpu(), flow.reached": "flow.u.double().cpu(), flow.reached & ((seed != 1) | (not symmetrized))"
+        },
         SHORT_P4_P5,
     ),
     "teacher not divided": (["P4"], {") / division  #": ") / 1  #"}, SHORT_P1_P3_P5),

@@ -22,7 +22,7 @@ PLANTED = {  # what is wrong → code to replace, sweeps to run again, claims th
         {"B1"},
     ),
     "the tangent model at twice the time": (
-        {"[model.coefficients(t) for t in T]": "[model.coefficients(2 * t) for t in T]"},
+        {"tangent_path(net, w0, x, goals, T)": "tangent_path(net, w0, x, goals, 2 * T)"},
         ["smooth", "short", "wide"],
         {"B1", "B2", "B3"},
     ),
@@ -36,21 +36,21 @@ PLANTED = {  # what is wrong → code to replace, sweeps to run again, claims th
         ["smooth"],
         {"B2"},
     ),
-    "the target is not divided by α": ({"return y / alpha": "return y"}, ["smooth"], {"B2"}),
+    "the target is not divided by α": ({"[y / alpha for": "[y for"}, ["smooth"], {"B2"}),
     "the flow is solved too loosely": ({'"rtol": p.rtol': '"rtol": 0.01'}, ["smooth"], {"B2"}),
     "the horizon is K²": ({"T = np.array(Ks) /": "T = np.array(Ks) ** 2 /"}, ["short"], {"B3"}),
-    "the prediction without the tangent model": (
-        {"norm(second - kernel @ (kernel @ (model(w0) - goal)))": "norm(second)"},
+    "the prediction without its ½": (
+        {"early * T**2 / residual": "2 * early * T**2 / residual"},
         ["short"],
         {"B3"},
     ),
     "the largest eigenvalue for the smallest": (
-        {"rate = float(solution.eigenvalues[-rank])": "rate = float(solution.eigenvalues[-1])"},
+        {"solution.eigenvalues[-min(len(x), net.size)]": "solution.eigenvalues[-1]"},
         ["ends"],
         {"B4"},
     ),
     "the flow of B4 is not converged": (
-        {"MARKS = np.linspace(0, 12, 25)": "MARKS = np.linspace(0, 1.2, 25)"},
+        {"/ rate, MARKS / rate": "/ rate, 0.1 * MARKS / rate"},
         ["ends"],
         {"B4"},
     ),
@@ -68,9 +68,8 @@ def judged(chapter, patches, sweeps):
     """Verdicts after all cells but the parameters, the untouched sweeps and the exercises have been run again."""
 
     def chosen(cell, touched):
-        if (
-            any(part in cell.source for part in ("preset: str", "PRESETS = {", "ledger.glue("))
-            or "hide-cell" in cell.metadata.tags
+        if any(part in cell.source for part in ("preset: str", "PRESETS = {")) or "hide-cell" in cell.metadata.get(
+            "tags", []
         ):
             return False
         made = {name for name in SWEEPS if f"{name} = sweep(" in cell.source}

@@ -35,16 +35,28 @@ EVALUATED = 500  # images a batch where nothing is trained
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train; the defaults are those of COB, figure 3a.
+    """How to train a classifier; the defaults are those of COB, figure 3a.
 
-    loss: "square" (mean over images and classes of (f − one-hot)², as torch's MSELoss has it, without ½) or
-        "cross-entropy".
-    lr, decay: the step is lr/(1 + decay·t) throughout epoch t = 0, 1, …
-    epochs, batch: batch is in images; the last batch of an epoch holds what is left.
-    augment: whether each image is cropped from itself with a black border of 4 pixels, and mirrored
-        half of the time.
+    Args:
+        loss: "square" (mean over images and classes of (f − one-hot)², as torch's MSELoss has it, without ½) or
+            "cross-entropy".
+        lr: the step in the first epoch; lr/(1 + decay·t) throughout epoch t = 0, 1, …
+        epochs: passes over the training images.
+        batch: images of a batch; the last batch of an epoch holds what is left.
+        momentum: from 0 to below 1.
+        decay: see lr.
+        augment: whether each image is cropped from itself with a black border of 4 pixels, and mirrored
+            half of the time.
 
-    Raises ValueError, in one sentence, for a value that is not allowed.
+    Raises:
+        ValueError: a value that is not allowed, in one sentence.
+
+    Source: Chizat, Oyallon, Bach 2019, section 3.2 and its public code.
+
+    Example:
+        >>> from lazylib.flows import Recipe
+        >>> Recipe(lr=0.1, epochs=3).batch
+        128
     """
 
     loss: str = "square"
@@ -79,7 +91,7 @@ class Recipe:
 
 
 class Epoch(NamedTuple):
-    """What an epoch reports. Accuracies are shares; loss and train_accuracy are means over its batches as
+    """What an epoch of `train` reports. Accuracies are shares; loss and train_accuracy are means over its batches as
     they came, augmented and before each step. diverged: the loss was no longer finite, and training ended."""
 
     number: int  # 1, 2, …
@@ -115,6 +127,18 @@ def train(
 
     Raises ValueError for a checkpoint of another run (which is left as it is) and an unknown precision. A
     checkpoint that is damaged is warned about and the run starts anew.
+
+    Example:
+        >>> import torch
+        >>> from lazylib.flows import Recipe, train
+        >>> from lazylib.problems import Images
+        >>> x = torch.cat([torch.zeros(8, 1, 4, 4), torch.full((8, 1, 4, 4), 255.0)]).byte()
+        >>> y = torch.arange(2).repeat_interleave(8)
+        >>> images = Images("made", x, y, x, y, (0.5,), (0.5,))
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2))
+        >>> [*_, last] = train(model, images, Recipe(lr=0.01, epochs=5, augment=False), precision="float32")
+        >>> last.number, last.test_accuracy
+        (5, 1.0)
     """
     device = images.x.device
     precision = _checked_precision(precision, device)
@@ -152,7 +176,19 @@ def train(
 
 
 def best_precision(device: str | torch.device) -> str:
-    """ "bfloat16" where it is native (CUDA from Ampere on, CPUs with AVX512-BF16 or AMX), else "float32"."""
+    """The fastest precision that a device has natively.
+
+    Args:
+        device: "cpu" or "cuda…".
+
+    Returns:
+        "bfloat16" where it is native (CUDA from Ampere on, CPUs with AVX512-BF16 or AMX), else "float32".
+
+    Example:
+        >>> from lazylib.flows import best_precision
+        >>> best_precision("cpu") in ("bfloat16", "float32")
+        True
+    """
     if torch.device(device).type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     native = any(getattr(torch.cpu, f"_is_{name}_supported", bool)() for name in ("avx512_bf16", "amx_tile"))
@@ -160,14 +196,55 @@ def best_precision(device: str | torch.device) -> str:
 
 
 def accuracy(model: nn.Module, images: Images, *, part: str = "test", precision: str | None = None) -> float:
-    """Share of the test images (or part="train") that the model puts in their class."""
+    """Share of the test images (or part="train") that the model puts in their class.
+
+    Args:
+        model: (n, c, h, w) normalized images → (n, classes).
+        images: the set, on the model's device.
+        part: "test" or "train".
+        precision: as for `train`.
+
+    Returns:
+        Between 0 and 1.
+
+    Example:
+        >>> import torch
+        >>> from lazylib.flows import accuracy
+        >>> from lazylib.problems import Images
+        >>> black, white = torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.full((2, 1, 4, 4), 255, dtype=torch.uint8)
+        >>> x, y = torch.cat([black, white]), torch.tensor([0, 0, 1, 1])
+        >>> images = Images("made", x, y, x, y, (0.5,), (0.5,))
+        >>> brightness = lambda x: torch.stack([-x.mean((1, 2, 3)), x.mean((1, 2, 3))], 1)
+        >>> accuracy(brightness, images, precision="float32")
+        1.0
+    """
     right = correct(model, images, part=part, precision=precision)
     return int(right.sum()) / len(right)
 
 
 @torch.no_grad()
 def correct(model: nn.Module, images: Images, *, part: str = "test", precision: str | None = None) -> Tensor:
-    """Which of the test images (or part="train") the model puts in their class: booleans, (n,)."""
+    """Which of the test images (or part="train") the model puts in their class.
+
+    Args:
+        model: (n, c, h, w) normalized images → (n, classes).
+        images: the set, on the model's device.
+        part: "test" or "train".
+        precision: as for `train`.
+
+    Returns:
+        Booleans, (n,).
+
+    Example:
+        >>> import torch
+        >>> from lazylib.flows import correct
+        >>> from lazylib.problems import Images
+        >>> x, y = torch.zeros(3, 1, 4, 4, dtype=torch.uint8), torch.tensor([0, 1, 0])
+        >>> images = Images("made", x, y, x, y, (0.5,), (0.5,))
+        >>> always_first = lambda x: torch.tensor([1.0, 0.0]).expand(len(x), 2)
+        >>> correct(always_first, images, precision="float32")
+        tensor([ True, False,  True])
+    """
     x, y = (images.x, images.y) if part == "train" else (images.x_test, images.y_test)
     precision = _checked_precision(precision, x.device)
     right = []
@@ -179,7 +256,29 @@ def correct(model: nn.Module, images: Images, *, part: str = "test", precision: 
 
 @torch.no_grad()
 def stability(model: Any, images: Images, *, precision: str | None = None) -> float:
-    """`Scaled.stability` over the test images: the share of ReLU units on the same side as at w0."""
+    """Share of ReLU units, over test images and layers, on the same side of the kink as at w0.
+
+    Args:
+        model: a `lazylib.nets.Scaled`; any with a method `stability(x)`.
+        images: the set, on the model's device.
+        precision: as for `train`.
+
+    Returns:
+        Between 0 and 1; 1 in the lazy limit.
+
+    Source: Chizat, Oyallon, Bach 2019, figure 3a.
+
+    Example:
+        >>> import torch
+        >>> from lazylib.flows import stability
+        >>> from lazylib.nets import Scaled
+        >>> from lazylib.problems import Images
+        >>> x, y = torch.zeros(2, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1])
+        >>> images = Images("made", x, y, x, y, (0.5,), (0.5,))
+        >>> layers = torch.nn.Flatten(), torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2)
+        >>> stability(Scaled(torch.nn.Sequential(*layers), alpha=10.0), images, precision="float32")
+        1.0
+    """
     precision = _checked_precision(precision, images.x.device)
     total = 0.0
     for x in images.x_test.split(EVALUATED):

@@ -20,11 +20,31 @@ def _steps(step, like: Tensor) -> Tensor:
 def gradient_descent(objective, step, *, momentum: float = 0.0) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Heavy-ball gradient descent u ← u + v, v ← momentum·v − step·∇F(w0 + u), from u = 0.
 
-    Yields (iteration k, displacement u_k (B, P), outputs h (B, n) at u_k) for k = 0, 1, 2, … without end: break
-    when you have seen enough.  u is updated in place: clone what you keep.  k steps of size η are the flow time kη.
+    k steps of size η are the flow time kη. A run whose step is unstable overflows; test ``torch.isfinite(out)``.
 
-    Args: objective (see ``lazylib.objectives``), a step size > 0 (one, or one a run), momentum in [0, 1).
-    A run whose step is unstable overflows; test ``torch.isfinite(out)``.
+    Args:
+        objective: see ``lazylib.objectives``.
+        step: size > 0, one or one a run, in units of flow time.
+        momentum: in [0, 1).
+
+    Yields:
+        (iteration k, displacement u_k (B, P), outputs h (B, n) at u_k) for k = 0, 1, 2, … without end: break when you
+        have seen enough. u is updated in place: clone what you keep.
+
+    Raises:
+        ValueError: a step or momentum that is not allowed.
+
+    Example:
+        >>> import torch
+        >>> from lazylib.flows import gradient_descent
+        >>> from lazylib.nets import TwoLayer
+        >>> from lazylib.objectives import square_loss
+        >>> objective = square_loss(TwoLayer(1, 1), torch.tensor([[1.0, 2.0]]), torch.ones(1, 1), torch.tensor([5.0]))
+        >>> for k, u, out in gradient_descent(objective, step=0.1):
+        ...     if k == 1:
+        ...         break
+        >>> u  # minus 0.1 times the gradient (−6, −3)
+        tensor([[0.6000, 0.3000]])
     """
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum must lie in [0, 1), got {momentum}.")
@@ -44,10 +64,34 @@ def adam(
     """Adam on the full gradient, from u = 0: u ← u − step·m̂ / (√v̂ + eps), entrywise.
 
     m̂ and v̂ are the means of ∇F and (∇F)² with weights that decay as β1^k and β2^k, divided by the sum of their
-    weights.  A parameter moves by about ``step`` an iteration however small its gradient is, so an iteration is
-    not a fixed piece of flow time.  Yields and arguments as in `gradient_descent`; betas in [0, 1), eps > 0.
+    weights. A parameter moves by about ``step`` an iteration however small its gradient is, so an iteration is not a
+    fixed piece of flow time.
+
+    Args:
+        objective: see ``lazylib.objectives``.
+        step: size > 0, one or one a run, in units of the weights.
+        betas: β1 and β2, in [0, 1).
+        eps: > 0.
+
+    Yields:
+        As `gradient_descent`.
+
+    Raises:
+        ValueError: a value that is not allowed.
 
     Source: D. Kingma, J. Ba, *Adam: a method for stochastic optimization*, ICLR 2015.
+
+    Example:
+        >>> import torch
+        >>> from lazylib.flows import adam
+        >>> from lazylib.nets import TwoLayer
+        >>> from lazylib.objectives import square_loss
+        >>> objective = square_loss(TwoLayer(1, 1), torch.tensor([[1.0, 2.0]]), torch.ones(1, 1), torch.tensor([5.0]))
+        >>> for k, u, out in adam(objective, step=0.1):
+        ...     if k == 1:
+        ...         break
+        >>> u  # the first step is of size 0.1 in every weight
+        tensor([[0.1000, 0.1000]])
     """
     first, second = betas
     if not (0 <= first < 1 and 0 <= second < 1):
@@ -71,9 +115,23 @@ def sgd(gradient: Callable[[Tensor], tuple[Tensor, Tensor]], w0: Tensor, step) -
 
     Args:
         gradient: function w (B, P) → (g (B, P), loss of the batch (B,)), a fresh batch at every call.
-        w0: initial parameters (B, P).     step: size > 0, one or one a run.
+        w0: initial parameters, (B, P).
+        step: size > 0, one or one a run.
 
-    Yields (iteration k, w_k (B, P), loss of the batch drawn at w_k (B,)); w is updated in place.
+    Yields:
+        (iteration k, w_k (B, P), loss (B,) of the batch drawn at w_k) without end; w is updated in place.
+
+    Raises:
+        ValueError: a step that is not allowed.
+
+    Example:
+        >>> import torch
+        >>> from lazylib.flows import sgd
+        >>> for k, w, loss in sgd(lambda w: (w, 0.5 * w.square().sum(1)), torch.tensor([[1.0]]), step=0.5):
+        ...     if k == 3:
+        ...         break
+        >>> w, loss
+        (tensor([[0.1250]]), tensor([0.0078]))
     """
     w = w0.clone()
     step, k = _steps(step, w), 0

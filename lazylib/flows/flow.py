@@ -53,6 +53,22 @@ def gradient_flow(
         max_evals: a run that needs more gradients than this is "stalled".
 
     Raises: ValueError for T, times or rtol out of range; MemoryError if the batch does not fit.
+
+    Returns:
+        Displacements at the end, what was observed, and how each run ended.
+
+    Source: Sommeijer, Shampine, Verwer 1998, for the method.
+
+    Example:
+        >>> import torch
+        >>> from lazylib.flows import gradient_flow
+        >>> from lazylib.nets import TwoLayer
+        >>> from lazylib.objectives import square_loss
+        >>> net, x = TwoLayer(d=1, m=1), torch.tensor([[1.0]])
+        >>> objective = square_loss(net, torch.tensor([[1.0, 1.0]]), x, torch.tensor([4.0]))
+        >>> flow = gradient_flow(objective, T=10.0, times=[0.0, 10.0], observe=lambda u, runs: {"a": 1 + u[:, 0]})
+        >>> flow.status, flow.observed["a"].round(2)  # a = b = 2 fits a·b = 4
+        (array(['reached'], dtype='<U8'), array([[1., 2.]]))
     """
     T = _horizons(T, objective)
     times = _observation_times(times, T)

@@ -15,7 +15,9 @@ from .norms import lanczos, random_rows
 
 @dataclass(frozen=True)
 class Differential:
-    """Dh(w), or a difference of two on the same inputs: Dh(x)[u] = Σ_j hidden_j(x) α_j + gates_j(x) x·β_j, u = (α, β).
+    """Dh(w) from `two_layer_differential`, or a difference of two on the same inputs.
+
+    Dh(x)[u] = Σ_j hidden_j(x) α_j + gates_j(x) x·β_j, u = (α, β).
 
     hidden: scale · σ(b_j·x_i), (…, m, n).     gates: scale · a_j σ′(b_j·x_i), (…, m, n).     x: inputs, (n, d).
     """

@@ -32,6 +32,16 @@ def tangent_kernel(net, w: Tensor | None, x: Tensor, x2: Tensor | None = None) -
 
     Raises: ValueError if w does not fit the net; TypeError for a module's layer that it cannot treat; MemoryError
     before work starts if a module's K cannot fit.
+
+    Example:
+        h = a relu(b x) at a = 3, b = 4: ∇h = (4, 3) at x = 1.
+
+        >>> import torch
+        >>> from lazylib.measures import tangent_kernel
+        >>> from lazylib.nets import TwoLayer
+        >>> tangent_kernel(TwoLayer(d=1, m=1), torch.tensor([3.0, 4.0]), torch.tensor([[1.0], [2.0]]))
+        tensor([[ 25.,  50.],
+                [ 50., 100.]])
     """
     if isinstance(net, nn.Module):
         if w is not None:
@@ -70,6 +80,8 @@ def kernel_flow(kernel: Tensor, y: Tensor, times: Sequence[float]) -> Tensor:
     Raises: ValueError for shapes that do not fit, and for a time that is negative or NaN.
 
     Example:
+        >>> import torch
+        >>> from lazylib.measures import kernel_flow
         >>> kernel_flow(torch.eye(2), torch.tensor([[1.0], [-2.0]]), [0.0, torch.inf]).squeeze(2).tolist()
         [[0.0, 0.0], [1.0, -2.0]]
     """
@@ -99,6 +111,8 @@ def stable_step(module: nn.Module, x: Tensor, loss: str = "square", momentum: fl
     Raises: ValueError for another loss, and a momentum that is not allowed.
 
     Example:
+        >>> import torch
+        >>> from lazylib.measures import stable_step
         >>> layer = torch.nn.Linear(2, 1, bias=False)  # the loss is quadratic, with the curvature 2
         >>> stable_step(layer, torch.tensor([[1.0, 0.0]]))
         1.0
@@ -115,7 +129,7 @@ def stable_step(module: nn.Module, x: Tensor, loss: str = "square", momentum: fl
 
 @dataclass(frozen=True)
 class TangentSolution:
-    """Gradient flow of the tangent model on ½ mean (h̄ − y)², solved by the eigenvalues λ_k of K/n.
+    """Gradient flow of the tangent model on ½ mean (h̄ − y)² by the eigenvalues λ_k of K/n, from `tangent_solution`.
 
     Along eigenvector k the residual decays as exp(−λ_k t).  All in float64.
 
@@ -162,9 +176,28 @@ class TangentSolution:
 
 
 def tangent_solution(net, w0: Tensor, x: Tensor, y: Tensor, x_test: Tensor) -> TangentSolution:
-    """The tangent model at w0 trained by gradient flow, exactly, at any flow time up to T = ∞.
+    """The tangent model at w0 trained by gradient flow on ½ mean (h̄ − y)², exactly, at any flow time up to T = ∞.
 
-    Args: w0 (P,); x (n, d); y (n,); x_test (n_test, d).  For αh with the loss over α², pass y/α.
+    Args:
+        net: any net that ``tangent_kernel`` takes with flat parameters.
+        w0: parameters, (P,).
+        x: training inputs, (n, d).
+        y: targets, (n,). For αh with the loss over α² pass y/α.
+        x_test: other inputs, (n_test, d).
+
+    Returns:
+        The solution, whose methods give outputs on both sets of inputs at a flow time.
+
+    Source: Chizat, Oyallon, Bach 2019, equation 3; Lee et al. 2019, equation 8.
+
+    Example:
+        >>> import torch
+        >>> from lazylib.measures import tangent_solution
+        >>> from lazylib.nets import TwoLayer
+        >>> net, x = TwoLayer(d=1, m=1), torch.tensor([[1.0]])
+        >>> solution = tangent_solution(net, torch.tensor([3.0, 4.0]), x, torch.tensor([2.0]), 2 * x)
+        >>> solution.eigenvalues, solution.test(float("inf"))  # K = 3² + 4²; the tangent model is linear in x > 0
+        (tensor([25.], dtype=torch.float64), tensor([4.], dtype=torch.float64))
     """
     w0, x, y, x_test = (v.double() for v in (w0, x, y, x_test))
     lam, vectors = torch.linalg.eigh(tangent_kernel(net, w0, x) / len(x))

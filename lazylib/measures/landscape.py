@@ -60,8 +60,23 @@ def pca_plane(weights: Tensor) -> Plane:
     s and t are in sample standard deviations (with R − 1) along the components. The R vectors themselves do
     not lie on the plane unless R ≤ 3: it holds the share of their variance that ``share`` says.
 
-    Args: weights (R, P), R ≥ 3.
-    Raises: ValueError for fewer or not finite vectors, or if they lie on one line.
+    Args:
+        weights: (R, P), R ≥ 3.
+
+    Returns:
+        The plane.
+
+    Raises:
+        ValueError: fewer or not finite vectors, or if they lie on one line.
+
+    Source: the note of Bahaduri and Goudelin, section on loss landscapes.
+
+    Example:
+        >>> import torch
+        >>> from lazylib.measures import pca_plane
+        >>> plane = pca_plane(torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 1.0], [0.0, 2.0, 1.0]]))
+        >>> round(sum(plane.share), 4)  # three points lie on their plane
+        1.0
     """
     if weights.dim() != 2 or len(weights) < 3:
         raise ValueError(f"weights must be (runs, parameters) with three runs or more, got {tuple(weights.shape)}.")
@@ -104,9 +119,23 @@ def filters(net) -> Tensor:
 
 
 def filter_rms(net, w: Tensor) -> Tensor:
-    """‖w_j‖/√(size of j) of the filter j of every entry, (P,): the rms of its weights, 0 without one.
+    """‖w_j‖/√(size of j) of the filter j of every entry: the rms of its weights.
 
     Called r, it gives E vᵀHv = Σ_k r_k² H_kk for a random v whose part in each filter j has length ‖w_j‖.
+
+    Args:
+        net: any net; the filters of a two-layer net are its neurons' (a_j) and (b_j).
+        w: parameters, (P,).
+
+    Returns:
+        (P,), 0 where there is no filter.
+
+    Example:
+        >>> import torch
+        >>> from lazylib.measures import filter_rms
+        >>> from lazylib.nets import Deep
+        >>> filter_rms(Deep(d=2, widths=(1,)), torch.tensor([3.0, 4.0, 2.0])).round(decimals=3)
+        tensor([3.5360, 3.5360, 2.0000])
     """
     ids = filters(net).to(w.device) + 1
     count = torch.zeros(int(ids.max()) + 1, dtype=w.dtype, device=w.device)
@@ -116,11 +145,30 @@ def filter_rms(net, w: Tensor) -> Tensor:
 
 
 def random_plane(net, w: Tensor, seed: int = 0) -> Plane:
-    """A filter-normalized random plane through w (P,) (Li et al. 2018, §4).
+    """A filter-normalized random plane through w.
 
     Each filter of a Gaussian direction is scaled to the norm of the same filter of w, so that s = 1 changes
     every unit's weights by 100 %: pictures of nets whose weights differ in size can be compared. The second
     direction is made orthogonal to the first (they nearly are) and normalized again as a whole.
+
+    Args:
+        net: any net.
+        w: parameters, (P,).
+        seed: of the directions.
+
+    Returns:
+        The plane.
+
+    Source: Li et al. 2018, section 4.
+
+    Example:
+        >>> import torch
+        >>> from lazylib.measures import plane_loss, random_plane
+        >>> from lazylib.nets import TwoLayer
+        >>> net = TwoLayer(d=2, m=3)
+        >>> w, x = net.init(1.0, 0)[0], torch.eye(2)
+        >>> plane_loss(net, random_plane(net, w), [0.0], [0.0], x, net(w, x))  # at its own outputs
+        tensor([[0.]])
     """
     if w.dim() != 1:
         raise ValueError(f"w must be the parameters of one run, (P,), got shape {tuple(w.shape)}.")
@@ -158,10 +206,30 @@ def plane_values(f: Callable[[Tensor], Tensor], plane: Plane, s, t, block: int =
 
 
 def plane_loss(net, plane: Plane, s, t, x: Tensor, y: Tensor) -> Tensor:
-    """½ mean (h − y)² on the grid s × t of a plane, (S, T), for any net; x (n, d), y (n,).
+    """½ mean (h − y)² on the grid s × t of a plane, for any net.
 
     Of a two-layer net all points share three matrix products: the preactivations b_i·x are linear in (s, t).
     Inputs and points go in blocks of a fixed size, whatever the grid.
+
+    Args:
+        net: any net.
+        plane: from `pca_plane` or `random_plane`.
+        s: values (S,).
+        t: values (T,).
+        x: inputs, (n, d).
+        y: targets, (n,).
+
+    Returns:
+        (S, T), in the unit of y².
+
+    Example:
+        >>> import torch
+        >>> from lazylib.measures import plane_loss, random_plane
+        >>> from lazylib.nets import TwoLayer
+        >>> net = TwoLayer(d=2, m=3)
+        >>> w, x = net.init(1.0, 0)[0], torch.eye(2)
+        >>> plane_loss(net, random_plane(net, w), [-1.0, 0.0, 1.0], [0.0, 1.0], x, torch.zeros(2)).shape
+        torch.Size([3, 2])
     """
     if not isinstance(net, TwoLayer):
         return plane_values(lambda w: 0.5 * (net(w, x) - y).square().mean(-1), plane, s, t)
@@ -223,10 +291,27 @@ def _compiled_plane_loss(net: TwoLayer, plane: Plane, s, t, x: Tensor, y: Tensor
 
 
 def barrier(f: Callable[[Tensor], Tensor], w: Tensor, other: Tensor, points: int = 25) -> Tensor:
-    """Height of the loss over the segment from w to other: max_t f(w_t) − (1−t) f(w) − t f(other), (R,).
+    """Height of the loss over the segment from w to other: max_t f(w_t) − (1−t) f(w) − t f(other).
 
-    w_t = (1−t) w + t·other at `points` equidistant t in [0, 1], ends included: never negative (Frankle et al.
-    2020, with the straight line between the ends as base). w, other: (R, P) or (P,).
+    w_t = (1−t) w + t·other at equidistant t in [0, 1], ends included: never negative.
+
+    Args:
+        f: the loss, (R, P) → (R,).
+        w: (R, P) or (P,).
+        other: (R, P) or (P,).
+        points: values of t.
+
+    Returns:
+        (R,), in the unit of f.
+
+    Source: Frankle et al. 2020, with the straight line between the ends as base.
+
+    Example:
+        >>> import torch
+        >>> from lazylib.measures import barrier
+        >>> hill = lambda w: 1 - w.square().sum(-1)
+        >>> barrier(hill, torch.tensor([[-1.0]]), torch.tensor([[1.0]]))
+        tensor([1.])
     """
     if not points >= 3:
         raise ValueError(f"points must be at least 3, got {points}.")
@@ -237,18 +322,49 @@ def barrier(f: Callable[[Tensor], Tensor], w: Tensor, other: Tensor, points: int
 
 
 def permute(net: TwoLayer, w: Tensor, order: Tensor) -> Tensor:
-    """The same function with its neurons in another order: neuron i becomes neuron order[i] of w (P,)."""
+    """The same function with its neurons in another order.
+
+    Args:
+        net: a two-layer net.
+        w: parameters, (P,).
+        order: neuron i becomes neuron order[i] of w, (m,).
+
+    Returns:
+        (P,).
+
+    Example:
+        >>> import torch
+        >>> from lazylib.measures import permute
+        >>> from lazylib.nets import TwoLayer
+        >>> permute(TwoLayer(d=1, m=2), torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([1, 0]))
+        tensor([2., 1., 4., 3.])
+    """
     a, b = net.split(w)
     return torch.cat([a[order], b[order].reshape(-1)])
 
 
 def align(net: TwoLayer, w: Tensor, reference: Tensor) -> Tensor:
-    """w with its neurons reordered to be as near to ``reference`` as possible; the function stays the same.
+    """w with its neurons reordered to be as near to a reference as possible; the function stays the same.
 
-    The order minimizes ‖w − reference‖ over all m! permutations, exactly: a linear assignment with the
-    gains a_i a′_j + b_i·b′_j (for deeper nets see Ainsworth, Hayase and Srinivasa 2023, "Git Re-Basin").
+    The order minimizes ‖w − reference‖ over all m! permutations, exactly: a linear assignment with the gains
+    a_i a′_j + b_i·b′_j.
 
-    Args: w (P,) or (R, P); reference (P,).
+    Args:
+        net: a two-layer net.
+        w: parameters, (P,) or (R, P).
+        reference: (P,).
+
+    Returns:
+        As w.
+
+    Source: for deeper nets Ainsworth, Hayase and Srinivasa 2023, "Git Re-Basin".
+
+    Example:
+        >>> import torch
+        >>> from lazylib.measures import align
+        >>> from lazylib.nets import TwoLayer
+        >>> align(TwoLayer(d=1, m=2), torch.tensor([2.0, 1.0, 4.0, 3.0]), torch.tensor([1.0, 2.0, 3.0, 4.0]))
+        tensor([1., 2., 3., 4.])
     """
     if not isinstance(net, TwoLayer):
         raise ValueError(f"neurons are aligned for a TwoLayer net, not {net!r}.")

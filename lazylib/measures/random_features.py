@@ -21,6 +21,14 @@ class RandomPatches:
     is trained.
 
     Raises ValueError for fewer than one patch, patches larger than the images, a negative bias b.
+
+    Example:
+        >>> import torch
+        >>> from lazylib.measures import RandomPatches
+        >>> from lazylib.problems import Images
+        >>> x, y = torch.randint(256, (20, 1, 12, 12), dtype=torch.uint8), torch.zeros(20).long()
+        >>> RandomPatches(Images("made", x, y, x, y, (0.5,), (0.5,)), count=5)(x).shape  # two signs, four quarters
+        torch.Size([20, 40])
     """
 
     def __init__(self, images: Images, count: int, *, size: int = 6, bias: float = 1.0, seed: int = 0):
@@ -65,8 +73,24 @@ class RandomPatches:
 def ridge(features: Tensor, y: Tensor, classes: int, penalty: float) -> tuple[Tensor, Tensor]:
     """Least squares of one-hot classes on standardized features, with penalty·n·‖weights‖² added.
 
-    features: (n, p), y: (n,) class numbers. Returns (weights, constant): the scores of features f are
-    f @ weights + constant, (classes,). By the smaller of the p×p and the n×n system, in float64.
+    By the smaller of the p × p and the n × n system, in float64.
+
+    Args:
+        features: (n, p).
+        y: class numbers, (n,).
+        classes: how many there are.
+        penalty: > 0.
+
+    Returns:
+        (weights, constant): the scores of features f are f @ weights + constant, (classes,).
+
+    Example:
+        >>> import torch
+        >>> from lazylib.measures import ridge
+        >>> x, y = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]]), torch.tensor([0, 0, 1, 1])
+        >>> weights, constant = ridge(x, y, classes=2, penalty=1e-6)
+        >>> (x.double() @ weights + constant).argmax(1)
+        tensor([0, 0, 1, 1])
     """
     if not penalty > 0:
         raise ValueError(f"penalty must be positive, not {penalty}.")
@@ -91,6 +115,8 @@ def choose_penalty(features: Tensor, y: Tensor, classes: int, penalties: Sequenc
     Raises ValueError for fewer than five rows, no penalty, or one that is not positive.
 
     Example:
+        >>> import torch
+        >>> from lazylib.measures import choose_penalty
         >>> x = torch.linspace(-1, 1, 50)[torch.randperm(50)]
         >>> choose_penalty(x[:, None], (x > 0).long(), 2, [0.1])
         0.1

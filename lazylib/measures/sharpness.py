@@ -21,7 +21,7 @@ from .norms import random_rows, require_finite
 
 
 class TopEigenvalue(NamedTuple):
-    """The largest eigenvalue, its unit eigenvector (P,), and the Hessian–vector products that it took."""
+    """From `top_eigenvalue`: the value, its unit eigenvector (P,), and the Hessian–vector products that it took."""
 
     value: float
     vector: Tensor
@@ -29,7 +29,7 @@ class TopEigenvalue(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """An estimate with its confidence interval, from so many random probes."""
+    """An estimate with its confidence interval, from so many random probes; from `hessian_trace`."""
 
     value: float
     low: float
@@ -40,9 +40,24 @@ class Trace(NamedTuple):
 def hessian_product(
     loss: Callable[[Tensor], Tensor], w: Tensor, unit: Tensor | float = 1.0
 ) -> Callable[[Tensor], Tensor]:
-    """The map v → D H D v at w (P,), with H the Hessian of loss: (P,) → scalar; forward over reverse.
+    """The map v → D H D v at w, with H the Hessian of a loss and D a diagonal, forward over reverse.
 
     For ReLU this is the Hessian that exists almost everywhere: the kinks have no part in it.
+
+    Args:
+        loss: function of weights (P,) → scalar.
+        w: (P,).
+        unit: D, the unit of each weight, (P,), or one number.
+
+    Returns:
+        A function (P,) → (P,).
+
+    Example:
+        >>> import torch
+        >>> from lazylib.measures import hessian_product
+        >>> loss = lambda w: 0.5 * (torch.tensor([1.0, 10.0]) * w**2).sum()
+        >>> hessian_product(loss, torch.zeros(2))(torch.ones(2))
+        tensor([ 1., 10.])
     """
     if w.dim() != 1:
         raise ValueError(f"w must be the parameters of one run, (P,), got shape {tuple(w.shape)}.")
@@ -61,8 +76,26 @@ def top_eigenvalue(
 ) -> TopEigenvalue:
     """The largest (not the largest in size) eigenvalue of D H D, by implicitly restarted Lanczos (ARPACK).
 
-    Args: loss: function of weights (P,) → scalar; w (P,), float64 for tol below 1e-5; unit: see the module.
-    Raises: ValueError where the curvature is not finite, RuntimeError if ARPACK does not converge.
+    Args:
+        loss: function of weights (P,) → scalar.
+        w: (P,), float64 for tol below 1e-5.
+        unit: D, the unit of each weight, (P,), or one number.
+        tol: relative tolerance.
+        seed: of the first vector.
+
+    Returns:
+        The eigenvalue, its vector and the number of products.
+
+    Raises:
+        ValueError: the curvature is not finite.
+        RuntimeError: ARPACK does not converge.
+
+    Example:
+        >>> import torch
+        >>> from lazylib.measures import top_eigenvalue
+        >>> curvatures = torch.tensor([-20.0, 1.0, 10.0, 3.0], dtype=torch.float64)
+        >>> round(top_eigenvalue(lambda w: 0.5 * (curvatures * w**2).sum(), torch.zeros(4).double()).value, 6)
+        10.0
     """
     product, count, size = hessian_product(loss, w, unit), 0, len(w)
 
@@ -98,9 +131,28 @@ def hessian_trace(
 ) -> Trace:
     """tr(D H D) by Hutchinson's estimator, the mean of vᵀDHDv over random signs v, with Student's interval.
 
-    The interval says how well the probes know this trace. `block` of them at once.
+    The interval says how well the probes know this trace.
+
+    Args:
+        loss: function of weights (P,) → scalar.
+        w: (P,).
+        unit: D, the unit of each weight, (P,), or one number.
+        probes: vectors v, at least two.
+        confidence: of the interval.
+        block: vectors at once.
+        seed: of the signs.
+
+    Returns:
+        The estimate, its interval and the number of probes.
 
     Source: M. Hutchinson, Communications in Statistics 19 (1990), 433–450.
+
+    Example:
+        >>> import torch
+        >>> from lazylib.measures import hessian_trace
+        >>> loss = lambda w: 0.5 * (torch.tensor([1.0, 10.0]) * w**2).sum()
+        >>> hessian_trace(loss, torch.zeros(2)).value  # of a diagonal Hessian every probe is exact
+        11.0
     """
     if not (isinstance(probes, int) and probes >= 2):
         raise ValueError(f"probes must be a whole number ≥ 2, got {probes!r}.")

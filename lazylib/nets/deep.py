@@ -152,6 +152,13 @@ class FullyConnected:
         h: width of the hidden layers.      L: their number.
         activation: "softplus" or "relu".
         bias: biases in every layer; they start at zero.
+
+    Example:
+        >>> import torch
+        >>> from lazylib.nets import FullyConnected
+        >>> net = FullyConnected(d=4, h=10, L=2)
+        >>> net.size, net(net.init(0), torch.ones(3, 4)).shape
+        (150, torch.Size([1, 3]))
     """
 
     d: int

@@ -114,6 +114,16 @@ def on_span(objective: DeepHinge) -> tuple[DeepHinge, Callable[[Tensor], Tensor]
 
     Returns: an objective for ``gradient_flow``, and the function that takes its displacements u (B, P′) to those of the
     net itself, (B, P).  Where n ≥ d nothing changes.
+
+    Example:
+        >>> import torch
+        >>> from lazylib.nets import FullyConnected
+        >>> from lazylib.objectives import on_span, soft_hinge
+        >>> net = FullyConnected(d=100, h=8, L=2)
+        >>> x, y = torch.randn(4, 100), torch.tensor([1.0, -1.0, 1.0, -1.0])
+        >>> short, lift = on_span(soft_hinge(net, net.init(0), x, y, alpha=1.0))
+        >>> short.size < net.size, lift(torch.zeros(1, short.size)).shape[1] == net.size
+        (True, True)
     """
     net, x = objective.net, objective.x
     if len(x) >= net.d:

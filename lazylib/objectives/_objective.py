@@ -20,6 +20,27 @@ class Objective:
         features: how much more an error of u counts where u is as large as w; 0 if the model is linear in u.
         curvature: c ≥ 0 with c·‖Dh‖² ≤ λmax(∇²F), the norm of Dh being that of the root mean square of outputs.
         ends: whether a run has an end of its own (`ended`); then a flow needs no horizon.
+
+    Example:
+        F(w) = ½ ‖w − 1‖², whose flow is w − 1 ∝ e^{−t}.
+
+        >>> import torch
+        >>> from lazylib.flows import gradient_flow
+        >>> from lazylib.objectives import Objective
+        >>> class Bowl(Objective):
+        ...     bytes_per_run = 100
+        ...     def __init__(self, w0):
+        ...         self.w0 = w0
+        ...     def outputs(self, u):
+        ...         return self.w0 + u - 1
+        ...     def gradient(self, u):
+        ...         return self.outputs(u), self.outputs(u)
+        ...     def loss(self, out):
+        ...         return 0.5 * out.square().sum(1)
+        ...     def select(self, rows):
+        ...         return Bowl(self.w0[rows])
+        >>> float(gradient_flow(Bowl(torch.tensor([[3.0, 1.0]])), T=20.0).loss) < 1e-6
+        True
     """
 
     w0: Tensor

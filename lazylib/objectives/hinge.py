@@ -34,6 +34,21 @@ def soft_hinge(
 
     Raises: ValueError if shapes do not fit, y is not ±1, a value is not finite, or α is so large that the rounding
     of w0 would reach F (α·ε > 0.01).
+
+    Returns:
+        The objective; its outputs are F.
+
+    Example:
+        >>> import torch
+        >>> from lazylib.flows import gradient_flow
+        >>> from lazylib.nets import FullyConnected
+        >>> from lazylib.objectives import soft_hinge
+        >>> net = FullyConnected(d=4, h=8, L=2)
+        >>> x, y = 2 * torch.eye(4), torch.tensor([1.0, -1.0, 1.0, -1.0])
+        >>> objective = soft_hinge(net, net.init(0), x, y, alpha=1.0)
+        >>> flow = gradient_flow(objective)  # until every margin is met
+        >>> bool((objective.outputs(flow.u) * y > 1).all())
+        True
     """
     runs, n = len(w0), len(x)
     alpha = torch.as_tensor(alpha, dtype=torch.float64).cpu()
@@ -68,6 +83,18 @@ def frozen_kernel(kernel: Tensor, y: Tensor, *, margin: float | None = 1.0) -> F
         margin: as in ``soft_hinge``.
 
     Raises: ValueError if shapes do not fit or the kernel is not finite.
+
+    Returns:
+        The objective, in float64; its outputs are F.
+
+    Example:
+        >>> import torch
+        >>> from lazylib.flows import gradient_flow
+        >>> from lazylib.objectives import frozen_kernel
+        >>> y = torch.tensor([1.0, -1.0])
+        >>> objective = frozen_kernel(torch.eye(2), y)
+        >>> bool((objective.outputs(gradient_flow(objective).u) * y > 1).all())
+        True
     """
     kernel = kernel if kernel.dim() == 3 else kernel.unsqueeze(0)
     runs, n = kernel.shape[:2]

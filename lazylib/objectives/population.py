@@ -17,7 +17,27 @@ from ._objective import Objective
 
 
 def arccos_kernel(b: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """k(b_i, c_j), sin θ_ij and π − θ_ij, each (…, m, m0), for b (…, m, d) and c (…, m0, d)."""
+    """E relu(b_i·x) relu(c_j·x) over the unit sphere, with the angles θ_ij between b_i and c_j.
+
+        k(b, c) = ‖b‖ ‖c‖ (sin θ + (π − θ) cos θ) / (2π d)
+
+    Args:
+        b: (…, m, d).
+        c: (…, m0, d).
+
+    Returns:
+        k, sin θ and π − θ, each (…, m, m0).
+
+    Source: Cho and Saul 2009, the arc-cosine kernel of degree one.
+
+    Example:
+        >>> import torch
+        >>> from lazylib.objectives import arccos_kernel
+        >>> b = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+        >>> k, sin, rest = arccos_kernel(b, b)  # E relu(x_1)² = ½ E x_1² = 1/4 on the circle
+        >>> k
+        tensor([[0.2500]], dtype=torch.float64)
+    """
     nb, nc = b.norm(dim=-1).unsqueeze(-1), c.norm(dim=-1).unsqueeze(-2)  # (…, m, 1), (…, 1, m0)
     tiny = torch.finfo(b.dtype).tiny
     cos = ((b @ c.mT) / (nb * nc).clamp(min=tiny)).clamp(-1, 1)
@@ -27,12 +47,31 @@ def arccos_kernel(b: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def population_loss(net: TwoLayer, w0: Tensor, teacher_net: TwoLayer, teacher: Tensor, b_metric: float = 1.0):
-    """F(w) = ½ E_x (h(w, x) − h*(x))² over the sphere, as an objective for ``gradient_flow``.
+    """F(w) = ½ E_x (h(w, x) − h*(x))² over the unit sphere, as an objective for ``gradient_flow``.
 
     Args:
-        net, w0: two-layer ReLU student and its initial parameters (B, P).
-        teacher_net, teacher: two-layer ReLU teacher and its parameters (P0,) or (B, P0).
-        b_metric: factor of ∇_b F in the flow (the published code of COB fig. 2b multiplies it by d).
+        net: two-layer ReLU student.
+        w0: its initial parameters, (B, P).
+        teacher_net: two-layer ReLU teacher.
+        teacher: its parameters, (P0,) or (B, P0).
+        b_metric: factor of ∇_b F in the flow (the published code of COB, figure 2b, multiplies it by d).
+
+    Returns:
+        The objective; its "outputs" are the risks themselves, (B, 1).
+
+    Raises:
+        ValueError: a net of another kind or dimension, or a factor that is not positive.
+
+    Source: Chizat, Oyallon, Bach 2019, figure 2b; the expectation by Cho and Saul 2009.
+
+    Example:
+        >>> import torch
+        >>> from lazylib.nets import TwoLayer
+        >>> from lazylib.objectives import population_loss
+        >>> net, w = TwoLayer(d=2, m=1), torch.tensor([[1.0, 1.0, 0.0]])
+        >>> objective = population_loss(net, torch.zeros(1, 3), net, w[0])
+        >>> objective.risk(torch.zeros(1, 3)), objective.risk(w)  # of the zero function, and of the teacher
+        (tensor([0.1250]), tensor([0.]))
     """
     for name, part in (("student", net), ("teacher", teacher_net)):
         if not isinstance(part, TwoLayer) or part.activation != "relu" or part.d != net.d:

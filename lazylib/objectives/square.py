@@ -19,15 +19,30 @@ from ._objective import Objective
 def square_loss(net, w0: Tensor, x: Tensor, y: Tensor) -> SquareLoss:
     """F(w) = ½ mean_i (h(w, x_i) − y_i)² for a batch of runs.
 
-    Training αh with the loss divided by α² (COB eq. 2) is training h on the target y/α: pass that as y.
+    Training αh with the loss divided by α² is training h on the target y/α: pass that as y.
 
     Args:
         net: any net of ``lazylib.nets``; the two-layer ReLU net takes a fused, hand-derived gradient.
-        w0: initial parameters (B, P).
-        x: inputs (n, d), shared, or (B, n, d).
-        y: targets (n,) or (B, n).
+        w0: initial parameters, (B, P).
+        x: inputs, (n, d), shared, or (B, n, d).
+        y: targets, (n,) or (B, n).
 
-    Raises: ValueError if shapes do not fit or a value is not finite.
+    Returns:
+        The objective, of the displacement u = w − w0.
+
+    Raises:
+        ValueError: shapes do not fit, or a value is not finite.
+
+    Source: Chizat, Oyallon, Bach 2019, equation 2.
+
+    Example:
+        >>> import torch
+        >>> from lazylib.nets import TwoLayer
+        >>> from lazylib.objectives import square_loss
+        >>> objective = square_loss(TwoLayer(1, 1), torch.tensor([[1.0, 2.0]]), torch.ones(1, 1), torch.tensor([5.0]))
+        >>> gradient, outputs = objective.gradient(torch.zeros(1, 2))  # a relu(b) = 2, so the residual is −3
+        >>> gradient, objective.loss(outputs)
+        (tensor([[-6., -3.]]), tensor([4.5000]))
     """
     if w0.dim() != 2:
         raise ValueError(f"w0 must be (runs, parameters), got shape {tuple(w0.shape)}.")
@@ -44,7 +59,7 @@ def square_loss(net, w0: Tensor, x: Tensor, y: Tensor) -> SquareLoss:
 
 
 class SquareLoss(Objective):
-    """½ mean (h − y)² of any net, its gradient by reverse and its differential by forward mode."""
+    """See `square_loss`: of any net, its gradient by reverse and its differential by forward mode."""
 
     def __init__(self, net, w0: Tensor, x: Tensor, y: Tensor):
         self.net, self.w0, self.x, self.y = net, w0, x, y

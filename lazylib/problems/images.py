@@ -41,15 +41,25 @@ Parts = tuple[Tensor, Tensor, Tensor, Tensor]  # x, y, x_test, y_test
 
 
 class DataMissing(OSError):
-    """The data are neither on disk nor to be had; the message says where they were looked for."""
+    """The data of `parity` are neither on disk nor to be had; the message says where they were looked for."""
 
 
 @dataclass(frozen=True)
 class Images:
     """Images in classes, as bytes; all tensors on one device.
 
-    x: (n, c, h, w) uint8; y: (n,) class numbers; x_test, y_test likewise; mean, std: of each channel, for
-    bytes/255, as `normalize` uses them.
+    Attributes:
+        name: of the set.
+        x, x_test: (n, c, h, w), bytes.
+        y, y_test: class numbers, (n,).
+        mean, std: of each channel, for bytes/255, as `normalize` uses them.
+
+    Example:
+        >>> import torch
+        >>> from lazylib.problems import Images
+        >>> x, y = torch.full((1, 1, 2, 2), 255, dtype=torch.uint8), torch.tensor([0])
+        >>> Images("made", x, y, x, y, mean=(0.5,), std=(0.25,)).normalize(x).unique()
+        tensor([2.])
     """
 
     name: str
@@ -86,10 +96,25 @@ class Images:
 
 
 def augment(x: Tensor, shift: Tensor, flip: Tensor) -> Tensor:
-    """Each image cropped from itself with a black border, and mirrored or not; all in one batch.
+    """Each image cropped from itself with a black border of 4 pixels, and mirrored or not; all in one batch.
 
-    x: (n, c, h, w) bytes; shift: (n, 2) whole numbers from 0 to 2b, rows then columns, where b is the width
-    of the border and shift = b leaves the image in place; flip: (n,) booleans. b is 4, as usual for CIFAR-10.
+    Args:
+        x: bytes, (n, c, h, w).
+        shift: whole numbers from 0 to 8, (n, 2), rows then columns; 4 leaves the image in place.
+        flip: booleans, (n,).
+
+    Returns:
+        Bytes, (n, c, h, w).
+
+    Source: the usual augmentation of CIFAR-10, as in the public code of Chizat, Oyallon, Bach 2019.
+
+    Example:
+        >>> import torch
+        >>> from lazylib.problems import augment
+        >>> x = torch.tensor([[[[1, 2], [3, 4]]]], dtype=torch.uint8)
+        >>> augment(x, torch.tensor([[4, 5]]), torch.tensor([False]))[0, 0]  # one column on
+        tensor([[2, 0],
+                [4, 0]], dtype=torch.uint8)
     """
     padded = nnf.pad(x, (4, 4, 4, 4))  # (n, c, h + 8, w + 8)
     windows = padded.unfold(2, x.shape[2], 1).unfold(3, x.shape[3], 1)  # (n, c, 9, 9, h, w), a view
@@ -99,7 +124,23 @@ def augment(x: Tensor, shift: Tensor, flip: Tensor) -> Tensor:
 
 
 def random_images(n: int, like: Images, seed: int = 0) -> Tensor:
-    """n images of independent uniform bytes, shaped and placed as those of `like`; (n, c, h, w)."""
+    """Images of independent uniform bytes.
+
+    Args:
+        n: how many.
+        like: the images whose shape and device they have.
+        seed: of the draw.
+
+    Returns:
+        Bytes, (n, c, h, w).
+
+    Example:
+        >>> import torch
+        >>> from lazylib.problems import Images, random_images
+        >>> x, y = torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.tensor([0])
+        >>> random_images(5, Images("made", x, y, x, y, (0.5,) * 3, (0.5,) * 3)).shape
+        torch.Size([5, 3, 8, 8])
+    """
     shape = (n, *like.x.shape[1:])
     return torch.randint(256, shape, dtype=torch.uint8, generator=generator(seed, "random images")).to(like.x.device)
 
@@ -131,6 +172,13 @@ def cifar10_or_sample() -> Images:
     """CIFAR-10; where it is not to be had the sample of Fashion-MNIST in its shape, which is said.
 
     The stand-in is padded to 32 × 32 pixels with black, in three equal channels.
+
+    Returns:
+        Images of 3 × 32 × 32 pixels; `name` says which.
+
+    Example:
+        >>> from lazylib.problems import cifar10_or_sample
+        >>> images = cifar10_or_sample()  # doctest: +SKIP
     """
     try:
         return read("cifar10")

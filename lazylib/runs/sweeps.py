@@ -39,11 +39,17 @@ _BEGUN = time.monotonic()
 
 
 class Paused(Exception):
-    """Time is up; what was reached is on disk, and the same command goes on from there."""
+    """Time of a `sweep` is up; what was reached is on disk, and the same command goes on from there."""
 
 
 def time_left() -> float:
-    """Seconds until this process should pause: LAZYLIB_MINUTES after it loaded lazylib; infinite if that is not set."""
+    """Seconds until this process should pause: LAZYLIB_MINUTES after it loaded lazylib; infinite if that is not set.
+
+    Example:
+        >>> from lazylib.runs import time_left
+        >>> time_left() > 0
+        True
+    """
     return 60 * float(os.environ.get("LAZYLIB_MINUTES") or math.inf) - (time.monotonic() - _BEGUN)
 
 
@@ -82,6 +88,14 @@ def sweep(
         RuntimeError: `run` failed at some point; names the first, after all other cells are finished. Or it cannot be
             copied to other processes.
         Paused: the time that LAZYLIB_MINUTES gives is over; no cell of a store begins after it.
+
+    Example:
+        >>> from lazylib.runs import sweep
+        >>> def run(a, b):
+        ...     return {"total": a + b}
+        >>> sweep(run, {"a": [1, 2], "b": [10, 20]}).total.values
+        array([[11, 21],
+               [12, 22]])
     """
     grid, fixed = _checked_grid(grid), dict(fixed or {})
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
