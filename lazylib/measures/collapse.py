@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 POINTS = 80  # at which shifted curves are compared
 
 
-def unshared(curves: ArrayLike, x: Sequence[float], h: Sequence[float], exponents: ArrayLike) -> np.ndarray:
+def unshared(curves: Any, x: Any, h: Any, exponents: Any) -> np.ndarray:
     """The share S of the variance along the axis that curves of several sizes h do not have in common over x·h^q.
 
     With averages over log(x·h^q), at the points that all curves reach, and over h,
