@@ -27,12 +27,40 @@ WRONG = {  # parameter → values that no chapter can mean; tried where a chapte
     "preset": ["huge"],
     "taus": [[0.1, -1.0], [], ["one"]],
     "alphas": [[0.0, 1.0]],
+    "alpha_hats": [[0.0, 1.0]],
     "tau_lazy": [0.0],
     "iterations": [0],
     "trials": [0, "three"],
     "m": [-2],
     "widths": [[]],
 }
+
+
+FOLDED = {"parameters", "hide-input", "hide-cell", "remove-input", "remove-cell"}
+
+
+@pytest.mark.parametrize("path", CHAPTERS.values(), ids=CHAPTERS)
+def test_code_can_be_read_on_the_page(path):
+    """An open cell fits a screen and the column; no role is left to a hidden cell; a chapter is not a program."""
+    cells = nbformat.read(path, as_version=4).cells
+    for number, cell in enumerate(cells):
+        assert "{glue" not in cell.source, f"cell {number}"
+        if cell.cell_type == "code":
+            folded, lines = FOLDED & set(cell.metadata.get("tags", [])), cell.source.splitlines()
+            assert max(map(len, lines)) <= (120 if folded else 88), f"cell {number} is too wide"
+            assert folded or len(lines) <= 40, f"cell {number} has {len(lines)} lines"
+            assert not any(line.lstrip().startswith("_ = ") for line in lines), f"cell {number}"
+    assert code_lines(path) <= 450
+
+
+def test_the_chapters_together_hold_less_code_than_lazylib():
+    assert sum(map(code_lines, CHAPTERS.values())) <= 4800
+
+
+def code_lines(path) -> int:
+    """Lines of code that are not blank."""
+    cells = nbformat.read(path, as_version=4).cells
+    return sum(bool(line.strip()) for cell in cells if cell.cell_type == "code" for line in cell.source.splitlines())
 
 
 def parameters(path) -> dict[str, dict]:

@@ -258,25 +258,6 @@ def test_html_says_it_in_words_and_links_existing_chapters_only(book):
     assert "– not run yet" in html[html.index('id="claim-K2"') :]
 
 
-def test_glue_stores_plain_numbers_and_texts(monkeypatch):
-    shown = []
-
-    def display(data, metadata, raw):
-        shown.append((data, metadata, raw))
-
-    monkeypatch.setattr("IPython.display.display", display)
-    ledger.glue(a=np.float64(0.125), b=torch.tensor(3), c="**x**", d=Estimate(2.0, 1.5, 2.5, 4))
-    prefix = "application/papermill.record/"
-    assert [data[prefix + "text/plain"] for data, *_ in shown] == [
-        "0.125",
-        "3",
-        "**x**",
-        str(Estimate(2.0, 1.5, 2.5, 4)),
-    ]
-    assert shown[2][0][prefix + "text/markdown"] == "**x**" and prefix + "text/markdown" not in shown[0][0]
-    assert shown[0][1] == {"scrapbook": {"name": "a", "mime_prefix": prefix}} and shown[0][2] is True
-
-
 def test_the_code_state_follows_the_sources(tmp_path):
     """A copy of the module with one byte more has another hash; outside a checkout there is no commit."""
     package = shutil.copytree(files.PACKAGE, tmp_path / "lazylib")

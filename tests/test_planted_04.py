@@ -32,7 +32,7 @@ S1 = {  # what is wrong → lines replaced, parameters changed
 EXPLANATION = {
     "kernel time without τ": ({"rate = lam * taus**2": "rate = lam * taus**0"}, {}),
     "limit of stability twice too high": ({"* 2 * (1 + beta)": "* 4 * (1 + beta)"}, {}),
-    "another tangent model": ({"tangent.test(tau**2 * T)": "tangent.test(tau * T / 10)"}, {}),
+    "another tangent model": ({"model.test(tau**2 * t)": "model.test(tau * t / 10)"}, {}),
 }
 S2 = {
     "symmetrized where it should not be": (

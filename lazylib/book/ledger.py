@@ -151,23 +151,6 @@ def _larger(id: str) -> dict | None:
     return next(filter(None, found), None)
 
 
-def glue(**values: Any) -> None:
-    """Store values in the notebook for its prose, where the roles glue:text and glue:md insert them.
-
-    Numbers, also of numpy and torch, are stored as plain numbers, which alone take a format; texts, and the
-    text of anything else such as `stats.Estimate`, as text and as markdown. Nothing is displayed.
-    """
-    from IPython.display import display
-
-    prefix = "application/papermill.record/"
-    for name, value in values.items():
-        value = value.item() if hasattr(value, "item") else value
-        data = {prefix + "text/plain": repr(value) if isinstance(value, (int, float)) else str(value)}
-        if not isinstance(value, (int, float)):
-            data[prefix + "text/markdown"] = str(value)
-        display(data, metadata={"scrapbook": {"name": name, "mime_prefix": prefix}}, raw=True)
-
-
 def table(label: str = "laptop") -> list[dict[str, Any]]:
     """One row per claim, in the order of claims.toml.
 
