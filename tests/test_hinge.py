@@ -2,10 +2,11 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from lazylib.flows import gradient_flow
+from lazylib.flows import course, gradient_flow, train_frozen
 from lazylib.measures import tangent_kernel
 from lazylib.nets import FullyConnected, TwoLayer, tangent
 from lazylib.objectives import frozen_kernel, soft_hinge
@@ -27,6 +28,38 @@ def test_slope_is_the_derivative_of_the_loss(runs):
     assert torch.allclose(objective.slope(out) / (15 * objective.alpha[:, None] ** 2), grad)
     zero = objective.loss(torch.zeros(2, 15, dtype=F64))
     assert torch.allclose(zero * objective.alpha**2, torch.ones(2, dtype=F64), atol=1e-8)  # softplus(1) = 1
+
+
+def test_a_course_is_the_flow_and_its_end(runs):
+    net, w0, x, y = runs
+    objective = soft_hinge(net, w0, x, y, [0.5, 3.0])
+    times = np.array([0.1, 0.5, 1e3])
+
+    def observe(u, rows):
+        return {"F": objective.select(torch.as_tensor(rows)).outputs(u), "u": u.norm(dim=1)}
+
+    flow, seen = course(objective, times, observe)
+    plain = gradient_flow(objective, times=times, observe=observe)
+    assert flow.reached.all() and (flow.time > 0.5).all() and (flow.time < 1e3).all()
+    assert seen["F"].shape == (2, 4, 15) and seen["u"].shape == seen["t"].shape == (2, 4)
+    np.testing.assert_array_equal(seen["F"][:, :2], plain.observed["F"][:, :2])
+    np.testing.assert_array_equal(seen["t"], np.c_[[times[:2]] * 2, flow.time, flow.time])
+    end = objective.outputs(flow.u).numpy()
+    np.testing.assert_array_equal(seen["F"][:, 2:], np.stack([end, end], 1))
+    assert np.isnan(plain.observed["F"][:, 2]).all()  # what it is for
+
+
+def test_training_with_a_frozen_kernel_is_the_flow_of_its_objective(runs):
+    net, w0, x, y = runs
+    kernel, cross = tangent_kernel(net, w0, x)[0], tangent_kernel(net, w0, inputs(7, seed=2), x)[0]
+    objective = frozen_kernel(kernel, y)
+    F = train_frozen(kernel, cross, y)
+    torch.testing.assert_close(F, objective.predict(gradient_flow(objective).u, cross)[0])
+    assert ((train_frozen(kernel, kernel, y) * y) > 0.99).all() and not torch.allclose(
+        train_frozen(kernel, cross, -y), F
+    )
+    both = torch.ones(2, 2, dtype=F64)  # one kernel for both classes: no margin can be reached
+    assert train_frozen(both, both, torch.tensor([1.0, -1.0])).isnan().all()
 
 
 @pytest.mark.parametrize("margin", [0.5, 1.0])

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from lazylib import activation_stability, kernel_change
-from lazylib.measures import laziness, relative_displacement
+from lazylib.measures import laziness, preactivation_speed, relative_displacement
 from lazylib.nets import Deep, FullyConnected, Scaled, TwoLayer
+from lazylib.objectives import soft_hinge, square_loss
 from lazylib.problems import null_risk, teacher
 
 F64 = torch.float64
@@ -213,6 +214,23 @@ def test_null_risk_is_the_loss_of_the_zero_function_row_by_row():
     assert null_risk(y.view(2, 2, 2)).tolist() == [[2.5, 1.0], [0.5, 0.5]]
 
 
+# ---- speed ----
+
+
+@pytest.mark.parametrize("activation", ["softplus", "relu"])
+def test_the_speed_is_that_of_a_short_step(activation):
+    net, x, seen = FullyConnected(4, 6, 3, activation), points(9, 4), points(5, 4, seed=1)
+    w0 = net.init([0, 1], dtype=F64)
+    objective = soft_hinge(net, w0, x, x[:, 0].sign(), [0.5, 2.0])
+    step = -1e-6 * objective.gradient(torch.zeros_like(w0))[0]
+    moved = (net.preactivations(w0 + step, seen) - net.preactivations(w0, seen)) / 1e-6
+    speed = preactivation_speed(objective, seen)
+    torch.testing.assert_close(speed, moved.square().flatten(1).mean(1).sqrt(), rtol=1e-4, atol=0)
+    assert not torch.allclose(speed, moved.square().flatten(1).sum(1).sqrt())  # the planted mistake: summed
+    with pytest.raises(TypeError, match="must be a FullyConnected"):
+        preactivation_speed(square_loss(TwoLayer(4, 6), TwoLayer(4, 6).init(1.0, 0), x.float(), x[:, 0].float()), x)
+
+
 # ---- arguments, examples ----
 
 
@@ -248,7 +266,9 @@ def test_parts_that_do_not_fit_are_refused():
 
 
 @pytest.mark.parametrize(
-    "thing", [relative_displacement, kernel_change, activation_stability, null_risk], ids=lambda thing: thing.__name__
+    "thing",
+    [relative_displacement, kernel_change, activation_stability, preactivation_speed, null_risk],
+    ids=lambda thing: thing.__name__,
 )
 def test_the_example_is_right(thing):
     module = teacher if thing is null_risk else laziness

@@ -47,19 +47,19 @@ PLANTED = {  # what is wrong → code to replace, sweeps to run again, claims th
         {"G5"},
     ),
     "times of the loss not divided by α²": (
-        {"half, data.t, data.loss": "half, data.t * data.alpha_hat, data.loss"},
+        {"crossing(data.t, -data.loss": "crossing(data.t * data.alpha_hat, -data.loss"},
         None,
         {"G6"},
     ),
-    "f not divided by √h": ({"one.f / np.sqrt(one.h), one.p": "one.f, one.p"}, None, {"G6"}),
-    "speeds of all units summed": ({"velocity.square().mean().sqrt()": "velocity.square().sum().sqrt()"}, None, {"G6"}),
+    "f not divided by √h": ({"one.t, one.f / np.sqrt(one.h)": "one.t, one.f"}, None, {"G6"}),
+    "speeds of all units summed": ({"data.x_test[:100])[0]": "data.x_test[:100])[0] * h**0.5"}, None, {"G6"}),
     "the final kernel is the initial one": (
         {'"final": (w0 + flow.u)[0]}.items()': '"final": w0[0]}.items()'},
         "frozen",
         {"G7"},
     ),
     "classes shuffled for the frozen kernels": (
-        {"frozen_kernel(kernel(data.x), data.y)": "frozen_kernel(kernel(data.x), data.y.roll(1))"},
+        {"train_frozen(kernel(data.x), cross, data.y": "train_frozen(kernel(data.x), cross, data.y.roll(1)"},
         "frozen",
         {"G7"},
     ),

@@ -177,6 +177,9 @@ def test_a_crossing_is_on_the_line_over_log_x():
     assert crossing(x, x, 2.0) != pytest.approx(2.0, rel=1e-3)  # a line over x itself is not what it draws
     with pytest.raises(ValueError, match="same shape"):
         crossing(x, u[:-1], 1.0)
+    labelled = xr.DataArray(np.stack([u, u - 1]).T, dims=("t", "run"), coords={"run": [5, 7]})
+    found = crossing(xr.DataArray(np.stack([x, x]), dims=("run", "t")), labelled, 2.0, dim="t")
+    assert list(found.run) == [5, 7] and found.values == pytest.approx([100, 1000])
 
 
 def test_plateau_is_where_the_curve_enters_the_band_for_good():

@@ -129,6 +129,23 @@ def _complete(app, what, name, obj, options, lines: list[str]) -> None:
         lines += ["", f"*First used in* :doc:`{known[1]} </{known[0]}>`.", ""]
 
 
+SECTION = re.compile(r"(\s*)(Returns|Yields):\s*")
+
+
+def _whole(app, what, name, obj, options, lines: list[str]) -> None:
+    """Make "Returns:" a field with a text: napoleon would take what stands before a colon for a type."""
+    done: list[str] = []
+    for line in lines:
+        if match := SECTION.fullmatch(line):
+            done.append(f"{match[1]}:{match[2].lower()}:")
+        elif done and done[-1].strip() in (":returns:", ":yields:"):
+            done[-1] += f" {line.strip()}"
+        else:
+            done.append(line)
+    lines[:] = done
+
+
 def setup(app) -> dict:
+    app.connect("autodoc-process-docstring", _whole, priority=400)  # before napoleon
     app.connect("autodoc-process-docstring", _complete)
     return {"parallel_read_safe": True}

@@ -219,16 +219,18 @@ def local_slopes(y: xr.DataArray, x: str) -> xr.DataArray:
     return (rise / run).transpose(*y.dims).assign_coords({x: np.sqrt(at[1:] * at[:-1])})
 
 
-def crossing(x: np.ndarray, y: np.ndarray, level: float) -> np.ndarray:
+def crossing(x: Any, y: Any, level: float, dim: str | None = None) -> Any:
     """Where curves first reach a level from below, between two points by a straight line over log x.
 
     Args:
-        x: increasing positive numbers, (…, points).
+        x: positive numbers, (…, points).
         y: the curves, (…, points).
         level: in units of y.
+        dim: for DataArrays, the dimension of the points.
 
     Returns:
-        x of the crossing, (…,); NaN for a curve that never reaches the level, or starts there.
+        x of the crossing, (…,), a DataArray if dim is given; NaN for a curve that never reaches the level, or starts
+        there.
 
     Raises:
         ValueError: x and y differ in shape.
@@ -239,6 +241,8 @@ def crossing(x: np.ndarray, y: np.ndarray, level: float) -> np.ndarray:
         >>> crossing(np.array([1.0, 10.0, 1000.0]), np.array([0.0, 1.0, 3.0]), 2.0)
         array(100.)
     """
+    if dim is not None:
+        return xr.apply_ufunc(crossing, x, y, level, input_core_dims=[[dim], [dim], []])
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     if x.shape != y.shape:
         raise ValueError(f"x and y must be of the same shape, got {x.shape} and {y.shape}")

@@ -11,4 +11,6 @@ from .classifier import train as train
 from .descent import adam as adam
 from .descent import gradient_descent as gradient_descent
 from .descent import sgd as sgd
+from .flow import course as course
 from .flow import gradient_flow as gradient_flow
+from .flow import train_frozen as train_frozen

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..nets.deep import denormals_flushed
 from ..objectives._deep_hinge import DeepHinge
 from ..objectives._objective import Objective
+from ..objectives.hinge import frozen_kernel
 from ..objectives.square import FusedSquareLoss
 from ..runs._memory import require_memory
 from .batch import Flow, Integrator
@@ -96,6 +97,68 @@ def gradient_flow(
         with denormals_flushed() if isinstance(part, DeepHinge) else contextlib.nullcontext():
             parts.append(Integrator(part, *arguments).run())
     return _join(parts)
+
+
+def course(objective: Objective, times, observe, **options) -> tuple[Flow, dict[str, np.ndarray]]:
+    """`gradient_flow` seen at times on the way and at its end, from where on a run stays where it is.
+
+    Args:
+        objective, times, observe, options: as for `gradient_flow`.
+
+    Returns:
+        The flow, and what was observed, name → (B, K + 1, …): at the times, or as at the end of the run where that
+        comes before, and last at the end itself; with "t", the flow times.
+
+    Raises: as `gradient_flow` does.
+
+    Example:
+        One image with tangent kernel 1 and the margin 1 reaches F = 1; the last two columns are the end.
+
+        >>> import torch
+        >>> from lazylib.flows import course
+        >>> from lazylib.objectives import frozen_kernel
+        >>> objective = frozen_kernel(torch.ones(1, 1), torch.ones(1))
+        >>> flow, seen = course(objective, [0.5, 9.0], lambda u, runs: {"F": objective.outputs(u)[:, 0]})
+        >>> seen["t"].round(1), seen["F"].round(1)
+        (array([[0.5, 1.2, 1.2]]), array([[0.5, 1. , 1. ]]))
+    """
+    flow = gradient_flow(objective, times=times, observe=observe, **options)
+    seen = {"t": np.c_[np.minimum(flow.times, flow.time[:, None]), flow.time]}
+    for name, value in observe(flow.u, np.arange(objective.runs)).items():
+        on_the_way, last = flow.observed[name], torch.as_tensor(value).detach().cpu().numpy()[:, None]
+        past = (flow.times > flow.time[:, None]).reshape(flow.times.shape + (1,) * (last.ndim - 2))
+        seen[name] = np.concatenate([np.where(past, last, on_the_way), last], axis=1)
+    return flow, seen
+
+
+def train_frozen(kernel: Tensor, cross: Tensor, y: Tensor, rtol: float = 0.05) -> Tensor:
+    """Outputs on other inputs after training with a frozen kernel (``frozen_kernel``) until every margin exceeds 1.
+
+    Args:
+        kernel: Θ between the training inputs, (n, n).
+        cross: Θ between the other inputs and the training inputs, (m, n).
+        y: classes ±1, (n,).
+        rtol: as for `gradient_flow`.
+
+    Returns:
+        (m,), float64; NaN if the flow came to no end.
+
+    Raises: as ``frozen_kernel`` does.
+
+    Source: Geiger, Spigler, Jacot, Wyart 2020, section 4.
+
+    Example:
+        An input whose kernel with the only training image is half of that image's own has half of its output.
+
+        >>> import torch
+        >>> from lazylib.flows import train_frozen
+        >>> train_frozen(torch.ones(1, 1), torch.tensor([[1.0], [0.5]]), torch.ones(1)).numpy().round(1)
+        array([1. , 0.5])
+    """
+    objective = frozen_kernel(kernel, y)
+    flow = gradient_flow(objective, rtol=rtol)
+    F = objective.predict(flow.u, cross)[0]
+    return F if flow.reached.all() else torch.full_like(F, torch.nan)
 
 
 def _horizons(T, objective: Objective) -> np.ndarray:

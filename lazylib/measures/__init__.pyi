@@ -33,6 +33,7 @@ from .landscape import plane_loss as plane_loss
 from .landscape import random_plane as random_plane
 from .laziness import activation_stability as activation_stability
 from .laziness import kernel_change as kernel_change
+from .laziness import preactivation_speed as preactivation_speed
 from .laziness import relative_displacement as relative_displacement
 from .norms import Norm as Norm
 from .norms import operator_norm as operator_norm

@@ -122,6 +122,39 @@ def activation_stability(net, w0: Tensor, w: Tensor, x: Tensor) -> Tensor:
     return torch.stack(shares) if w.dim() == 2 else shares[0]
 
 
+def preactivation_speed(objective, x: Tensor) -> Tensor:
+    """Speed dp/dt of the hidden preactivations at the start of the gradient flow, root mean square over all of them.
+
+    Args:
+        objective: one of ``lazylib.objectives``, of a ``FullyConnected``, for B runs; its gradient drives the flow.
+        x: inputs on which the preactivations are seen, (n, d).
+
+    Returns:
+        (B,), per flow time, in the dtype of w0.
+
+    Raises:
+        TypeError: the net is another one.
+
+    Source: Geiger, Spigler, Jacot, Wyart 2020, figure 11.
+
+    Example:
+        One unit, far in the linear part of its softplus: its weight moves at the rate of the unit's factor a.
+
+        >>> import torch
+        >>> from lazylib import FullyConnected, soft_hinge
+        >>> from lazylib.measures import preactivation_speed
+        >>> x, w0 = torch.tensor([[1.0]]), torch.tensor([[3.0, 1.0]])
+        >>> preactivation_speed(soft_hinge(FullyConnected(d=1, h=1, L=1), w0, x, torch.ones(1), 1.0), x)
+        tensor([1.4044])
+    """
+    net, w0 = objective.net, objective.w0
+    if not isinstance(net, FullyConnected):
+        raise TypeError(f"the net must be a FullyConnected, got {net}.")
+    gradient, _ = objective.gradient(torch.zeros_like(w0))
+    _, velocity = torch.func.jvp(lambda w: net.preactivations(w, x), (w0,), (-gradient,))  # (B, L, h, n)
+    return velocity.square().mean((1, 2, 3)).sqrt()
+
+
 def _rows(net, w0: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
     """w0 as (1, P) or (B, P) and w as (B, P); ValueError where they do not fit each other or the net."""
     P = getattr(net, "size", w.shape[-1] if w.dim() else 0)

@@ -87,7 +87,9 @@ def batch_gradient(net: TwoLayer, w: Tensor, x: Tensor, y: Tensor, b_metric: flo
     """Gradient and value of F(w) = ½ mean_i (h(w, x_i) − y_i)² on one batch, for ``lazylib.flows.sgd``.
 
     With the residual r = h − y and ReLU features,
+
         ∂F/∂a_i = scale · mean(r relu(b_i·x)),   ∂F/∂b_i = b_metric · scale · a_i mean(r 1[b_i·x > 0] x).
+
     Over fresh inputs on the sphere its mean is the gradient of ``population_loss``. Unlike ``square_loss`` it prepares
     nothing for other w on the same inputs, and takes half of the time.
 
