@@ -157,7 +157,7 @@ export function lab(form, drawn, work) {
     ["train", "--train", []], ["test", "--test", []], ["tangentTrain", "--train", [2, 3]], ["tangentTest", "--test", [2, 3]]];
 
   function drawLosses() {
-    const [pen, size, style] = canvas(losses), left = 34, bottom = size - 34, ink = style.color;
+    const [pen, size, style] = canvas(losses), left = 42, bottom = size - 34, ink = style.color;
     const across = (k) => left + (size - left - 6) * Math.log10(k + 1) / 5;
     const low = -6, high = Math.min(4, Math.max(1, ...curves.map((c) => Math.ceil(Math.log10(Math.max(c.train, c.test) || 1)))));
     const up = (loss) => bottom - (bottom - 8) * (Math.min(Math.max(Math.log10(loss), low), high) - low) / (high - low);
