@@ -14,7 +14,10 @@ from unittest import mock
 
 import matplotlib
 import nbformat
+from joblib.externals.loky.backend.reduction import dumps
 from matplotlib import pyplot as plt
+
+from lazylib.runs import sweeps
 
 VERDICTS = "__verdicts__"  # name in the namespace: claim → verdict
 
@@ -90,6 +93,7 @@ def _running() -> Iterator[str]:
     with (
         tempfile.TemporaryDirectory() as folder,
         mock.patch.dict(os.environ, {"LAZYLIB_LEDGER": folder}),
+        mock.patch.object(sweeps, "_check_arguments", _fit_for_processes),
         mock.patch("lazylib.book.widgets.explore"),  # dozens of pictures that no verdict depends on
         matplotlib.rc_context(),
     ):
@@ -98,6 +102,15 @@ def _running() -> Iterator[str]:
             yield folder
         finally:
             plt.close("all")
+
+
+_check = sweeps._check_arguments
+
+
+def _fit_for_processes(run: Callable, *arguments: Any) -> None:
+    """What a chapter sweeps must be copied to other processes, in which the book runs it; here it runs in this one."""
+    _check(run, *arguments)
+    dumps(run)
 
 
 def verdicts(where: Mapping[str, Any] | str | os.PathLike) -> dict[str, str]:

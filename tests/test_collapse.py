@@ -1,7 +1,5 @@
 """The collapse of curves that are known functions of x·h^q."""
 
-import doctest
-
 import numpy as np
 import pytest
 
@@ -54,8 +52,3 @@ def test_by_hand():
 def test_what_does_not_fit_is_refused(given, word):
     with pytest.raises(ValueError, match=rf"^[^\n]*{word}[^\n]*\.$"):
         unshared(**{"curves": curves(0.5), "x": X, "h": H, "exponents": [0.0, 0.5], **given})
-
-
-def test_the_example_is_right():
-    (example,) = doctest.DocTestFinder().find(unshared, "unshared", module=collapse, globs={})
-    assert example.examples and doctest.DocTestRunner().run(example).failed == 0

@@ -1,13 +1,12 @@
 """Sizes and initialization of the convolutional networks."""
 
-import doctest
 import math
 
 import pytest
 import torch
 from torch import nn
 
-from lazylib.nets import FullyConnected, convnet, convnets, from_module, gain, small_convnet
+from lazylib.nets import FullyConnected, convnet, from_module, gain, small_convnet
 from lazylib.runs import generator
 
 
@@ -138,8 +137,3 @@ def test_it_is_a_net_of_flat_parameters():
 def test_a_small_one_needs_whole_sizes(name, size):
     with pytest.raises(ValueError, match=rf"^{name} must be a whole number"):
         small_convnet(**{"channels": 4, "colours": 3, "side": 8, name: size})
-
-
-def test_the_example_is_right():
-    (example,) = doctest.DocTestFinder().find(small_convnet, "small_convnet", module=convnets, globs={})
-    assert example.examples and doctest.DocTestRunner().run(example).failed == 0

@@ -1,6 +1,5 @@
 """Statistics of ensembles: on networks that are a known mean plus Gaussian noise, and counted one by one."""
 
-import doctest
 import functools
 import itertools
 
@@ -9,12 +8,10 @@ import pytest
 import xarray as xr
 from scipy.special import ndtr, ndtri
 
-import lazylib.measures
 from lazylib.measures import (
     by_subset,
     ensemble_error,
     ensemble_variance,
-    ensembles,
     largest_share,
     mean_product,
     over_halves,
@@ -173,22 +170,3 @@ def test_how_far_a_mean_moved_is_without_bias():
     found = np.mean([mean_product(each, each) for each in apart])
     planted = np.mean([(each.mean("seed") ** 2).mean("test") for each in apart])
     assert found == pytest.approx(0.01, abs=2e-3) and planted > 0.05
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "by_subset",
-        "ensemble_error",
-        "ensemble_variance",
-        "largest_share",
-        "mean_product",
-        "over_halves",
-        "pair_variances",
-        "subsets",
-        "summarize_ensemble",
-    ],
-)
-def test_examples(name):
-    (example,) = doctest.DocTestFinder().find(getattr(lazylib.measures, name), name, module=ensembles, globs={})
-    assert example.examples and doctest.DocTestRunner().run(example).failed == 0

@@ -1,11 +1,9 @@
 """Iso-lines against tables whose values are a known function of y·x^q."""
 
-import doctest
-
 import numpy as np
 import pytest
 
-from lazylib.measures import grid_mismatch, isoline_exponent, isolines, level_points
+from lazylib.measures import grid_mismatch, isoline_exponent, level_points
 
 X, Y = np.geomspace(0.5, 2, 9), np.geomspace(0.1, 100, 7)
 
@@ -76,10 +74,3 @@ def test_bad_input_is_refused_in_one_sentence(x, y, values, words):
     for measure in (level_points, isoline_exponent, lambda *given: grid_mismatch(*given, 2.0)):
         with pytest.raises(ValueError, match=words):
             measure(x, y, values)
-
-
-@pytest.mark.parametrize("thing", [level_points, isoline_exponent, grid_mismatch], ids=lambda thing: thing.__name__)
-def test_the_example_is_right(thing):
-    (example,) = doctest.DocTestFinder().find(thing, thing.__name__, module=isolines, globs={})
-    assert example.examples
-    assert doctest.DocTestRunner().run(example).failed == 0

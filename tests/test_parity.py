@@ -1,7 +1,5 @@
 """Images by parity: preprocessing, draws without overlap, what is said the layout of an image."""
 
-import doctest
-
 import numpy as np
 import pytest
 import torch
@@ -125,8 +123,3 @@ def test_halved_images_are_means_of_four_pixels_of_one_colour():
 def test_halved_images_must_be_of_that_size(colours, side):
     with pytest.raises(ValueError, match=r"^x must be .* even number of pixels a side, got \(2, 25\)\.$"):
         halved(torch.zeros(2, 25), colours, side)
-
-
-def test_the_example_is_right():
-    (example,) = doctest.DocTestFinder().find(halved, "halved", module=module, globs={})
-    assert example.examples and doctest.DocTestRunner().run(example).failed == 0
