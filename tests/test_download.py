@@ -30,6 +30,7 @@ class Book:
         ),
         (":::{warning}\nNot run:\n\n- why\n:::", "> **Warning.**\n> Not run:\n>\n> - why"),
         ("`{cite` is code, $\\{x\\}`$ too", "`{cite` is code, $\\{x\\}`$ too"),
+        ("why: `` a {doc}`b` `` and {eq}`eq-a`", "why: `` a {doc}`b` `` and (7)"),
         ("```python\n{}\n```", "```python\n{}\n```"),
     ],
 )

@@ -21,6 +21,7 @@ from pybtex.plugin import find_plugin
 
 BIBLIOGRAPHY = Path(__file__).resolve().parent.parent / "references.bib"
 ROLE = re.compile(r"\{([\w:-]+)\}`([^`]*)`")
+ROLE_OR_CODE = re.compile(rf"{ROLE.pattern}|(?<!`)(?P<marks>`+)(?!`).+?(?<!`)(?P=marks)(?!`)")  # code shows roles
 TITLED = re.compile(r"(.*\S)\s*<(.+)>")  # {doc}`title <page>`
 DIRECTIVE = re.compile(
     r"^(?P<fence>:{3,}|`{3,})\{(?P<name>[\w:-]+)\} *(?P<title>[^\n]*)\n(?P<body>.*?)^(?P=fence) *$", re.M | re.S
@@ -47,7 +48,9 @@ def plain(text: str, book: Book, cited: Sequence[str] = ()) -> str:
     """
 
     def role(match: re.Match) -> str:
-        name, content = match.groups()
+        if match["marks"]:
+            return match[0]
+        name, content = match[1], match[2]
         titled = TITLED.fullmatch(content)
         target = titled[2] if titled else content
         if name == "numref":
@@ -81,9 +84,9 @@ def plain(text: str, book: Book, cited: Sequence[str] = ()) -> str:
     text = TARGET.sub("", text)
     text = DIRECTIVE.sub(directive, text)
     text = LABELLED.sub(lambda match: f"\\tag{{{book.equation(match[1])}}}\n$$", text)
-    text = ROLE.sub(role, text)
-    if left := LEFT.search(text):
-        raise ValueError(f"there is no plain Markdown for {text[left.start() :].splitlines()[0]!r}.")
+    text = ROLE_OR_CODE.sub(role, text)
+    if left := LEFT.search(without_code := ROLE_OR_CODE.sub(lambda match: "" if match["marks"] else match[0], text)):
+        raise ValueError(f"there is no plain Markdown for {without_code[left.start() :].splitlines()[0]!r}.")
     return text
 
 
