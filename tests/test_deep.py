@@ -13,7 +13,7 @@ from lazylib.objectives import SoftHinge, on_span, soft_hinge
 from lazylib.runs import generator
 
 F64 = torch.float64
-NETS = [FullyConnected(6, 5, 3), FullyConnected(6, 5, 1, "relu"), FullyConnected(6, 5, 2, bias=True)]
+NETS = [FullyConnected(6, 5, 3), FullyConnected(6, 5, 1, "relu"), FullyConnected(6, 5, 2, bias=0.3)]
 
 
 def inputs(n, d=6, seed=0):
@@ -56,7 +56,7 @@ def test_preactivations_lead_to_the_outputs(net):
     torch.testing.assert_close(p[1], net.preactivations(w[1], x))
     for l, ((weight, b), c) in enumerate(zip(net.split(w), net.factors, strict=True)):
         above = c * (weight @ (net.act(p[:, l - 1]) if l else x.mT))
-        above = above if b is None else above + b[..., None]
+        above = above if b is None else above + net.bias * b[..., None]
         torch.testing.assert_close(above, p[:, l] if l < net.L else net(w, x).unsqueeze(1))
     assert not torch.allclose(c * (weight @ p[:, -1]), net(w, x).unsqueeze(1))  # the planted mistake: no activation
 
@@ -66,7 +66,7 @@ def test_split_is_a_partition_of_the_parameters():
         w = torch.arange(net.size)
         parts = [part.reshape(-1) for layer in net.split(w) for part in layer if part is not None]
         assert torch.equal(torch.cat(parts), w)
-        assert net.size == sum(r * c for r, c in net.shapes) + (net.h * net.L + 1) * net.bias
+        assert net.size == sum(r * c for r, c in net.shapes) + (net.h * net.L + 1) * bool(net.bias)
 
 
 def test_relu_without_biases_is_homogeneous():
@@ -152,7 +152,7 @@ def test_a_run_is_the_same_in_a_batch_and_alone_and_by_torch_func():
         assert whole.evals[row] == alone.evals[0] and whole.time[row] == pytest.approx(alone.time[0])
 
 
-@pytest.mark.parametrize("net", [FullyConnected(30, 20, 2), FullyConnected(30, 4, 1, "relu", bias=True)], ids=str)
+@pytest.mark.parametrize("net", [FullyConnected(30, 20, 2), FullyConnected(30, 4, 1, "relu", bias=0.3)], ids=str)
 def test_on_the_span_of_the_inputs_the_gradient_is_the_same(net):
     objective = soft_hinge(net, parameters(net), inputs(12, 30), classes(12), [0.5, 3.0, 20.0])
     short, lift = on_span(objective)
@@ -198,6 +198,8 @@ def test_single_precision_follows_double_in_the_lazy_regime():
         (dict(d=3, h=2.0), "h must be a whole number"),
         (dict(d=3, h=2, L=0), "L must be a whole number"),
         (dict(d=3, h=2, activation="gelu"), "activation must be softplus or relu, got 'gelu'"),
+        (dict(d=3, h=2, bias=True), "bias must be a number ≥ 0, the factor of the biases, got True"),
+        (dict(d=3, h=2, bias=-0.1), "bias must be a number ≥ 0, .* got -0.1"),
     ],
 )
 def test_bad_nets_get_one_sentence(wrong, sentence):

@@ -18,9 +18,9 @@ NETS = [
     TwoLayer(4, 6, "softplus"),
     Deep(4, (5, 3)),
     FullyConnected(4, 6, 2),
-    FullyConnected(4, 6, 3, "relu", bias=True),
+    FullyConnected(4, 6, 3, "relu", bias=0.5),
 ]
-RELU = [TwoLayer(4, 6), FullyConnected(4, 6, 1, "relu"), FullyConnected(4, 6, 3, "relu", bias=True)]
+RELU = [TwoLayer(4, 6), FullyConnected(4, 6, 1, "relu"), FullyConnected(4, 6, 3, "relu", bias=0.5)]
 
 
 def points(n, d, seed=0, dtype=F64):
@@ -59,7 +59,7 @@ def shares_by_hand(net, w0, w, x):
             else:
                 layers = [(*layer, c) for layer, c in zip(net.split(w)[:-1], net.factors, strict=False)]
             for weight, bias, c in layers:
-                shifts = [0.0] * len(weight) if bias is None else bias.tolist()
+                shifts = [0.0] * len(weight) if bias is None else (net.bias * bias).tolist()
                 p = [
                     c * sum(a * b for a, b in zip(row, z, strict=True)) + s
                     for row, s in zip(weight.tolist(), shifts, strict=True)

@@ -85,6 +85,7 @@ def test_check_prints_one_line_and_records(root, capsys):
         (np.False_, "does not hold"),
         (torch.tensor(False), "does not hold"),
         ("caveat", "holds with a caveat"),
+        ("undecided", "undecided"),
         ("not run", "not run at this scale"),
     ],
 )

@@ -43,6 +43,17 @@ PLANTED = {  # what is wrong → the claims that it breaks, lines replaced, para
     ),
     "teacher not divided": (["P4"], {") / division  #": ") / 1  #"}, SHORT_P1_P3_P5),
     "teacher multiplied": (["P4"], {") / division  #": ") * division  #"}, SHORT_P1_P3_P5),
+    "start of the descent not symmetrized": (
+        ["P4"],
+        {"w0 = wide.init(taus, seed, symmetrized=True)": "w0 = wide.init(taus, seed)"},
+        SHORT_P1_P3_P5,
+    ),
+    "start of flow and descent not symmetrized": (
+        ["P4"],
+        {"= wide.init(taus, seed, symmetrized=True": "= wide.init(taus, seed, symmetrized=False"},
+        SHORT_P1_P3_P5,
+    ),
+    "steps without the factor m": (["P4"], {"return p.m * np.minimum": "return np.minimum"}, SHORT_P1_P3_P5),
     "d missing in the gradient for b": (["P4"], {"x, y, b_metric=p.d": "x, y, b_metric=1.0"}, SHORT_P1_P3_P5),
     "flow of P5 not converged": (["P5"], {}, {**SHORT_P1_P4, "few_time": 100.0}),
 }

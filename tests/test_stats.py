@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 from scipy import stats as reference
 
-from lazylib.book.stats import Estimate, bootstrap, crossing, exponent, local_slopes, plateau, power_law
+from lazylib.book.stats import Estimate, crossing, estimate, exponent, local_slopes, plateau, power_law
 
 X = np.logspace(-2, 1, 31)
 
@@ -16,47 +16,78 @@ def noisy(curve, seeds=10, noise=0.02, seed=0):
     return curve * np.exp(noise * np.random.default_rng(seed).standard_normal((seeds, len(curve))))
 
 
-@pytest.mark.parametrize("n", [5, 10])
-def test_bootstrap_interval_of_a_normal_mean_covers_at_its_confidence(n):
-    samples = np.random.default_rng(1).normal(3.0, 2.0, size=(600, n))
-    intervals = [bootstrap(sample, resamples=500) for sample in samples]
-    coverage = np.mean([low <= 3.0 <= high for _, low, high, _ in intervals])
-    # Binomial standard error 0.009. Plain percentiles cover 0.84 (n = 5) and 0.90 (n = 10).
-    assert 0.92 <= coverage <= 0.975
+def covers(law, mean, n, samples=3000):
+    """Share of the samples of n whose interval of the mean holds the true one."""
+    draws = law(np.random.default_rng(1), (samples, n))
+    found = estimate(draws, axis=1, resamples=500)  # all samples at once: the units are the columns
+    return np.mean((found.low <= mean) & (mean <= found.high))
 
 
-def test_bootstrap_interval_agrees_with_students_t():
+@pytest.mark.parametrize("n", [3, 5, 10])
+@pytest.mark.parametrize("law", ["normal", "skewed"])
+def test_the_interval_of_a_mean_covers_at_its_confidence(law, n):
+    """The skewed law is a gamma law of shape 4, with skewness 1. The share's standard error is 0.0045."""
+    laws = {
+        "normal": (lambda rng, size: rng.normal(3.0, 2.0, size), 3.0),
+        "skewed": (lambda rng, size: rng.gamma(4.0, size=size), 4.0),
+    }
+    assert 0.93 - 0.0045 <= covers(*laws[law], n) <= 0.975
+
+
+def test_a_bootstrap_of_three_would_not_cover():
+    """The planted error: what the percentiles of resamples say at n = 3."""
+    rng = np.random.default_rng(1)
+    samples = rng.normal(3.0, 2.0, (600, 3))
+    draws = rng.integers(3, size=(500, 3))
+    low, high = np.quantile(samples[:, draws].mean(2), [0.025, 0.975], axis=1)
+    assert np.mean((low <= 3.0) & (high >= 3.0)) < 0.85
+
+
+def test_few_units_have_students_interval_of_the_jackknife():
+    sample = np.array([1.0, 4.0, 2.0, 9.0])
+    theirs = reference.t.interval(0.95, 3, sample.mean(), reference.sem(sample))
+    np.testing.assert_allclose(estimate(sample).ci, theirs, rtol=1e-12)
+    ratio = estimate(
+        np.array([[1.0, 2.0], [2.0, 5.0], [3.0, 7.0], [2.0, 3.0]]), lambda s, axis: np.divide(*s.mean(axis))
+    )
+    assert ratio.value == pytest.approx(8 / 17)
+    pseudo = [4 * 8 / 17 - 3 * others for others in (7 / 15, 6 / 12, 5 / 10, 6 / 14)]
+    half = reference.t.ppf(0.975, 3) * np.std(pseudo, ddof=1) / 2
+    np.testing.assert_allclose(ratio.ci, (8 / 17 - half, 8 / 17 + half), rtol=1e-12)
+
+
+def test_many_units_are_resampled_and_agree_with_students_t():
     sample = np.random.default_rng(2).normal(size=40)
-    value, low, high, n = bootstrap(sample, resamples=20000)
+    value, low, high, n = estimate(sample, resamples=20000)
     t_low, t_high = reference.t.interval(0.95, 39, sample.mean(), reference.sem(sample))
     assert (value, n) == (sample.mean(), 40)
     assert abs(low - t_low) < 0.02 and abs(high - t_high) < 0.02
 
 
-def test_bootstrap_of_the_median_is_not_that_of_the_mean():
+def test_an_estimate_of_the_median_is_not_that_of_the_mean():
     skewed = np.random.default_rng(3).exponential(size=1000)  # median log 2, mean 1
-    assert bootstrap(skewed, np.median).value == np.median(skewed)
-    median, mean = bootstrap(skewed, np.median), bootstrap(skewed)
+    assert estimate(skewed, np.median).value == np.median(skewed)
+    median, mean = estimate(skewed, np.median), estimate(skewed)
     assert median.low < math.log(2) < median.high < mean.low < 1 < mean.high
 
 
-def test_bootstrap_of_labelled_values_finds_the_seeds_wherever_they_are():
+def test_an_estimate_of_labelled_values_finds_the_seeds_wherever_they_are():
     values = np.random.default_rng(4).normal(size=(3, 8))  # (tau, seed)
     labelled = xr.DataArray(values, dims=("tau", "seed"), coords={"tau": [1, 2, 3], "seed": range(8)})
-    estimate, plain = bootstrap(labelled), bootstrap(values, axis=1)
-    assert estimate.value.dims == ("tau",) and list(estimate.low.tau) == [1, 2, 3] and estimate.n == 8
-    for ours, theirs in zip(estimate[:3], plain[:3], strict=True):
+    found, plain = estimate(labelled), estimate(values, axis=1)
+    assert found.value.dims == ("tau",) and list(found.low.tau) == [1, 2, 3] and found.n == 8
+    for ours, theirs in zip(found[:3], plain[:3], strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    one = bootstrap(values[1])
+    one = estimate(values[1])
     assert plain.high[1] == one.high and plain.low[1] == one.low
 
 
-def test_bootstrap_is_deterministic_and_one_seed_gives_no_interval():
-    sample = np.arange(7.0)
-    assert bootstrap(sample) == bootstrap(sample) != bootstrap(sample, seed=1)
-    assert bootstrap([2.0]).ci is None and bootstrap([2.0]).value == 2.0
-    assert bootstrap([2.0, 3.0]).ci == (2.0, 3.0)  # two seeds can say no more than their range
-    assert bootstrap(sample, confidence=0.5).high < bootstrap(sample, confidence=0.99).high
+def test_an_estimate_is_deterministic_and_two_units_give_no_interval():
+    sample = np.random.default_rng(5).normal(size=12)
+    assert estimate(sample) == estimate(sample) != estimate(sample, seed=1)
+    for few in ([2.0], [2.0, 3.0]):
+        assert estimate(few).ci is None and estimate(few).value == np.mean(few) and estimate(few).n == len(few)
+    assert estimate(sample, confidence=0.5).high < estimate(sample, confidence=0.99).high
 
 
 @pytest.mark.parametrize(
@@ -67,25 +98,25 @@ def test_bootstrap_is_deterministic_and_one_seed_gives_no_interval():
         ([1.0, 2.0], 95, "confidence must lie between 0 and 1, got 95"),
     ],
 )
-def test_bootstrap_refuses(values, confidence, sentence):
+def test_an_estimate_refuses(values, confidence, sentence):
     with pytest.raises(ValueError, match=sentence):
-        bootstrap(values, confidence=confidence)
+        estimate(values, confidence=confidence)
 
 
 def test_power_law_finds_the_planted_exponent_and_not_one_beside_it():
     for planted in (-1.0, -2.0, 0.5):
-        estimate = power_law(X, noisy(3.0 * X**planted))
-        assert estimate.low <= planted <= estimate.high and estimate.high - estimate.low < 0.02
-        assert not estimate.low <= planted + 1 <= estimate.high and estimate.n == 10
+        found = power_law(X, noisy(3.0 * X**planted))
+        assert found.low <= planted <= found.high and found.high - found.low < 0.02
+        assert not found.low <= planted + 1 <= found.high and found.n == 10
 
 
 def test_power_law_equals_a_fit_to_all_points_in_every_resample():
-    y = noisy(X**-1.5, seeds=6, noise=0.3)
+    y = noisy(X**-1.5, seeds=12, noise=0.3)
     value, low, high, _ = power_law(X, y, resamples=400, seed=5)
-    assert value == pytest.approx(np.polyfit(np.tile(np.log(X), 6), np.log(y).ravel(), 1)[0], rel=1e-10)
-    draws = np.random.default_rng(5).integers(6, size=(400, 6))
-    fits = [np.polyfit(np.tile(np.log(X), 6), np.log(y[draw]).ravel(), 1)[0] for draw in draws]
-    tail = reference.norm.cdf(-math.sqrt(6 / 5) * reference.t.ppf(0.975, 5))
+    assert value == pytest.approx(np.polyfit(np.tile(np.log(X), 12), np.log(y).ravel(), 1)[0], rel=1e-10)
+    draws = np.random.default_rng(5).integers(12, size=(400, 12))
+    fits = [np.polyfit(np.tile(np.log(X), 12), np.log(y[draw]).ravel(), 1)[0] for draw in draws]
+    tail = reference.norm.cdf(-math.sqrt(12 / 11) * reference.t.ppf(0.975, 11))
     np.testing.assert_allclose([low, high], np.quantile(fits, [tail, 1 - tail]), rtol=1e-9)
 
 
@@ -255,13 +286,13 @@ def test_an_estimate_agrees_with_a_claim_nearby_or_inside_a_narrow_interval():
 def test_an_estimate_takes_a_format():
     assert f"{Estimate(-1.566, -1.6, -0.001, 5):.2f}" == "-1.57 [-1.60, 0.00]"
     assert f"{Estimate(2.0, math.nan, math.nan, 1):.1e}" == "2.0e+00"
-    estimate = Estimate(1.98, 1.953, 2.012, 10)
-    assert f"{estimate}" == str(estimate) == "1.980 [1.953, 2.012] (n = 10)"
+    precise = Estimate(1.98, 1.953, 2.012, 10)
+    assert f"{precise}" == str(precise) == "1.980 [1.953, 2.012] (n = 10)"
 
 
 def test_an_estimate_is_rounded_as_a_whole():
-    estimate = Estimate(5.678, -0.04, 12.34, 3)
-    assert estimate.significant(2) == (5.7, -0.04, 12.0, 3)
-    assert estimate.rounded(1) == (5.7, 0.0, 12.3, 3) and str(estimate.rounded(1).low) == "0.0"  # no -0.0
+    found = Estimate(5.678, -0.04, 12.34, 3)
+    assert found.significant(2) == (5.7, -0.04, 12.0, 3)
+    assert found.rounded(1) == (5.7, 0.0, 12.3, 3) and str(found.rounded(1).low) == "0.0"  # no -0.0
     unknown = Estimate(1.0, math.nan, math.nan, 1).significant(2)
     assert unknown.value == 1.0 and unknown.ci is None

@@ -21,6 +21,7 @@ from tools.pages import ROOT, chapters
 
 BUILD = ROOT / "_build"
 PICTURE_TAG = "readme"  # of the cell whose figure README.md shows
+LEGEND = "✓ holds, ≈ holds with a caveat, ✗ does not hold, ? undecided, – not run."
 
 
 def bench() -> str | None:
@@ -52,9 +53,7 @@ def claims() -> str | None:
         title = f"[{own[0]['title']}](chapters/{stem}.ipynb)" if own[0]["link"] else own[0]["title"]
         verdicts = " · ".join(f"{row['id']} {ledger.SYMBOLS[row['verdict']]}" for row in own)
         lines.append(f"| {title} | {verdicts} |")
-    return "\n".join(
-        [*lines, "", f"{ledger.summary(rows)}. ✓ holds, ≈ holds with a caveat, ✗ does not hold, – not run."]
-    )
+    return "\n".join([*lines, "", f"{ledger.summary(rows)}. {LEGEND}"])
 
 
 def picture() -> str | None:

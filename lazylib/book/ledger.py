@@ -26,10 +26,16 @@ from ..runs.files import PACKAGE, write
 from .provenance import provenance
 from .stats import Estimate
 
-VERDICTS = {True: "holds", False: "does not hold", "caveat": "holds with a caveat", "not run": "not run at this scale"}
+VERDICTS = {
+    True: "holds",
+    False: "does not hold",
+    "caveat": "holds with a caveat",
+    "undecided": "undecided",
+    "not run": "not run at this scale",
+}
 NOT_RUN = "not run yet"
 RECORDS = "results/ledger"
-SYMBOLS = dict(zip([*VERDICTS.values(), NOT_RUN], "✓✗≈––", strict=True))
+SYMBOLS = dict(zip([*VERDICTS.values(), NOT_RUN], "✓✗≈?––", strict=True))
 COLORS = {"holds": "#cdebd8", "holds with a caveat": "#fbe7b2", "does not hold": "#f6cfc4"}
 COLUMNS = ("Paper", "Live here", "Larger run")
 LARGER = ("paper", "cpu")  # labels whose records are committed, the largest first
@@ -78,13 +84,14 @@ def check(
     """Print a claim's verdict with the measured value, and record it.
 
     id: claim of claims.toml, such as "K2".
-    holds: True, False, "caveat" (holds with a caveat) or "not run" (not run at this scale; needs no value).
+    holds: True, False, "caveat" (holds with a caveat), "undecided" (the interval allows both) or "not run" (not run at
+        this scale; needs no value).
     value: number; or a `stats.Estimate`, which brings ci and seeds along; or a short text.
     ci: (low, high) confidence interval; seeds: number of independent runs behind the value.
     detail: a short text, printed after the value. Nothing printed may depend on time or machine.
     device: "cuda…" if a GPU computed this; by default the parameter `device` of the chapter, else the CPU.
 
-    Raises ValueError, in one sentence, for an unknown claim, a verdict that is not among the four and a value
+    Raises ValueError, in one sentence, for an unknown claim, a verdict that is not among the five and a value
     or interval that is missing or not finite: a claim cannot be judged on NaN.
     """
     claim = _claim(id)
@@ -295,7 +302,7 @@ def _claim(id: str) -> dict[str, Any]:
 def _verdict(id: str, holds: Any) -> str:
     holds = holds.item() if hasattr(holds, "item") else holds
     if not isinstance(holds, (bool, str)) or holds not in VERDICTS:
-        raise ValueError(f'{id}: holds must be True, False, "caveat" or "not run", not {holds!r}.')
+        raise ValueError(f'{id}: holds must be True, False, "caveat", "undecided" or "not run", not {holds!r}.')
     return VERDICTS[holds]
 
 

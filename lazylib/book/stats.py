@@ -1,4 +1,4 @@
-"""Numbers with their uncertainty: bootstrap over seeds, power laws, plateaus.
+"""Numbers with their uncertainty: intervals over seeds, power laws, plateaus.
 
 Everything is deterministic: the resamples are drawn from a generator with a fixed seed.
 """
@@ -13,11 +13,13 @@ import numpy as np
 import xarray as xr
 from scipy import special
 
+MANY = 10  # units from which on resampling them tells how much a statistic varies
+
 
 class Estimate(NamedTuple):
     """A value, its confidence interval [low, high], and the number n of seeds behind it.
 
-    low and high are NaN where nothing says how sure the value is (one seed): unknown, not zero width.
+    low and high are NaN where nothing says how sure the value is (fewer than three seeds): unknown, not zero width.
     Fields are floats, or arrays of one shape where many values are estimated at once.
     """
 
@@ -68,7 +70,7 @@ class Estimate(NamedTuple):
         return first + (f" [{', '.join(interval)}]" if interval else "")
 
 
-def bootstrap(
+def estimate(
     values: Any,
     statistic: Callable[..., Any] = np.mean,
     confidence: float = 0.95,
@@ -77,41 +79,43 @@ def bootstrap(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Estimate:
-    """Statistic of a sample over seeds, with its bootstrap confidence interval.
+    """Statistic of a sample over independent units, such as seeds, with its confidence interval.
 
-    The seeds are drawn with replacement, whole rows at a time. The interval is the *expanded percentile*
-    interval: the percentiles are moved out so that for a mean it agrees with Student's t at small n, where
-    plain percentiles are too narrow (90 % instead of 95 % at n = 10). It never leaves the range that
-    resampling can reach. With one seed the interval is NaN.
+    Below ten units the interval is Student's t of the jackknife's pseudo-values n s − (n − 1) s_(−i), with s_(−i)
+    the statistic without unit i; for a mean that is the ordinary one. From ten on, units are drawn with replacement
+    (bootstrap), and the interval is the *expanded percentile* one: percentiles moved out so that for a mean it agrees
+    with Student's t, where plain percentiles are too narrow (90 % instead of 95 % at n = 10). Fewer units than three
+    can't tell how much they vary: their interval is NaN, unknown.
 
-    Parameters
-    ----------
-    values : numbers, shape (seeds, …) (another axis: `axis`); or a DataArray, whose dimension of seeds is
-    `dim`.
-    statistic : called as statistic(sample, axis=0) on arrays of shape (seeds, …), e.g. np.mean, np.median.
+    For a mean it covers the truth in at least 93 % of samples of 3, 5 or 10 of a normal law or of one of skewness 1
+    (simulated in the tests); of the much skewed exponential law in 88 to 90 %.
 
-    Returns
-    -------
-    Estimate of floats; for more than one dimension, of arrays (DataArrays for a DataArray) without that of
-    the seeds.
+    Args:
+        values: numbers, (units, …) (another axis: `axis`); or a DataArray, whose dimension of units is `dim`.
+        statistic: called as statistic(sample, axis=0) on arrays (units, …), e.g. np.mean, np.median.
+        confidence: of the interval, between 0 and 1.
+        resamples: of the bootstrap.
+        seed: of its draws, which are the same in every call.
 
-    Raises
-    ------
-    ValueError : no seeds, or a value that is not finite. What to do with a diverged run is for the caller to
-    say.
+    Returns:
+        Estimate of floats; for more than one dimension, of arrays (DataArrays for a DataArray) without that of the
+        units.
 
-    Source: T. Hesterberg, *What teachers should know about the bootstrap*, The American Statistician 69
-    (2015), 371–386.
+    Raises:
+        ValueError: no units, or a value that is not finite. What to do with a diverged run is for the caller to say.
+
+    Source: R. G. Miller, *The jackknife – a review*, Biometrika 61 (1974), 1–15; T. Hesterberg, *What teachers should
+    know about the bootstrap*, The American Statistician 69 (2015), 371–386.
+
+    Example:
+        >>> from lazylib.book import stats
+        >>> f"{stats.estimate([1.0, 2.0, 3.0]):.2f}"
+        '2.00 [-0.48, 4.48]'
     """
-    rows = _rows(values, "values", dim, axis)  # (seeds, …)
+    rows = _rows(values, "values", dim, axis)  # (units, …)
     _check_numbers(confidence, resamples)
     value = np.asarray(statistic(rows, axis=0))
-    tail = _tail(confidence, len(rows))
-    if tail is None:
-        low = high = np.full(value.shape, np.nan)
-    else:
-        spread = np.stack([statistic(rows[draw], axis=0) for draw in _draws(len(rows), resamples, seed)])
-        low, high = np.quantile(spread, [tail, 1 - tail], axis=0)
+    low, high = _interval(rows, statistic, value, confidence, resamples, seed)
     if value.ndim == 0:
         return Estimate(float(value), float(low), float(high), len(rows))
     if isinstance(values, xr.DataArray):
@@ -120,10 +124,25 @@ def bootstrap(
     return Estimate(value, low, high, len(rows))
 
 
+def _interval(rows, statistic, value, confidence, resamples, seed) -> tuple[np.ndarray, np.ndarray]:
+    """See `estimate`."""
+    n = len(rows)
+    if n < 3:
+        return np.full(value.shape, np.nan), np.full(value.shape, np.nan)
+    if n >= MANY:
+        tail = _tail(confidence, n)
+        spread = np.stack([statistic(rows[draw], axis=0) for draw in _draws(n, resamples, seed)])
+        return tuple(np.quantile(spread, [tail, 1 - tail], axis=0))
+    without = np.stack([statistic(np.delete(rows, i, axis=0), axis=0) for i in range(n)])
+    pseudo = n * value - (n - 1) * without  # (units, …)
+    half = special.stdtrit(n - 1, (1 + confidence) / 2) * pseudo.std(axis=0, ddof=1) / math.sqrt(n)
+    return value - half, value + half
+
+
 def power_law(
     x: Any, y: Any, confidence: float = 0.95, dim: str = "seed", resamples: int = 2000, seed: int = 0
 ) -> Estimate:
-    """Exponent p of y ∝ x^p, with a confidence interval from resampling the seeds.
+    """Exponent p of y ∝ x^p, with a confidence interval over the seeds (see `estimate`).
 
     Least squares of log y = c + p log x, every point with the same weight, over all seeds at once. As p is
     linear in log y, it is the mean of the seeds' own exponents, and so is it in each resample. The interval
@@ -152,7 +171,7 @@ def power_law(
     u = u - u.mean()
     slopes = v @ u / (u @ u)  # (seeds,)
     if len(slopes) > 1:
-        return bootstrap(slopes, np.mean, confidence, resamples=resamples, seed=seed)
+        return estimate(slopes, np.mean, confidence, resamples=resamples, seed=seed)
     p, free = float(slopes[0]), len(x) - 2
     if free == 0:
         return Estimate(p, math.nan, math.nan, 1)
@@ -270,15 +289,15 @@ def plateau(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Plateau:
-    """Where a curve levels off towards large x, and at which level, with intervals from resampling the seeds.
+    """Where a curve levels off towards large x, and at which level, with intervals over the seeds (see `estimate`).
 
     Definition, for the mean curve ȳ over seeds on the points x_1 < … < x_N:
     level = mean of ȳ over the last ⌈tail·N⌉ points (at least two);
     start = the first x_i such that |ȳ(x_j) − level| ≤ tolerance·|level| for every j ≥ i.
     If start lies behind the first of the last ⌈tail·N⌉ points, the curve has not levelled off: start = inf.
     It is a point of the grid (no interpolation), also in each resample, so its interval is as coarse as the
-    grid; an upper end of inf says that some resamples do not level off. With one curve both intervals are
-    NaN.
+    grid; an upper end of inf says that some resamples do not level off. Below ten seeds its interval is NaN,
+    unknown: a few points of a grid don't tell how much it varies.
 
     Parameters
     ----------
@@ -308,26 +327,18 @@ def plateau(
         return np.array([x[first] if first <= len(x) - last else np.inf, level])
 
     start, level = locate(y)
-    quantile = _tail(confidence, len(y))
-    if quantile is None:
-        ends = np.full((2, 2), np.nan)
-    else:
-        spread = np.stack([locate(y[draw]) for draw in _draws(len(y), resamples, seed)])  # (resamples, 2)
+    ends = np.full(2, np.nan)
+    if len(y) >= MANY:
+        quantile = _tail(confidence, len(y))
+        starts = [locate(y[draw])[0] for draw in _draws(len(y), resamples, seed)]
         # Points of the grid, and inf: no interpolation between them.
-        starts = np.quantile(spread[:, 0], [quantile, 1 - quantile], method="inverted_cdf")
-        ends = np.stack([starts, np.quantile(spread[:, 1], [quantile, 1 - quantile])])
-    return Plateau(
-        *(
-            Estimate(float(value), float(low), float(high), len(y))
-            for value, (low, high) in zip((start, level), ends, strict=True)
-        )
-    )
+        ends = np.quantile(starts, [quantile, 1 - quantile], method="inverted_cdf")
+    levels = estimate(y[:, -last:].mean(1), np.mean, confidence, resamples=resamples, seed=seed)
+    return Plateau(Estimate(float(start), float(ends[0]), float(ends[1]), len(y)), levels)
 
 
-def _tail(confidence: float, n: int) -> float | None:
+def _tail(confidence: float, n: int) -> float:
     """Share of resamples below the expanded percentile interval: Φ(−√(n/(n−1)) t_{n−1, (1+confidence)/2})."""
-    if n == 1:
-        return None
     return float(special.ndtr(-math.sqrt(n / (n - 1)) * special.stdtrit(n - 1, (1 + confidence) / 2)))
 
 

@@ -37,7 +37,7 @@ def _factors(net: FullyConnected, w: Tensor, x: Tensor) -> tuple[list[Tensor], l
     z, p = [x.mT], []
     for (weight, b), c in zip(layers[:-1], factors, strict=False):
         pre = c * (weight @ z[-1])
-        p.append(pre if b is None else pre + b.unsqueeze(-1))
+        p.append(pre if b is None else pre + net.bias * b.unsqueeze(-1))
         z.append(net.act(p[-1]))
     delta = [torch.ones_like(p[0][:, :1])]  # (B, 1, n)
     for (weight, _), c, pre in reversed(list(zip(layers[1:], factors[1:], p, strict=True))):
@@ -58,7 +58,7 @@ def _blocks(net: FullyConnected, w: Tensor, x: Tensor) -> Iterator[tuple[slice, 
 def fully_connected(net: FullyConnected, w: Tensor, x: Tensor, x2: Tensor | None) -> Tensor:
     """Of a batch of nets, w (B, P), layer by layer: with z_l and Δ_l = ∂f/∂p_l as in ``objectives._deep_hinge``,
 
-        Θ = Σ_l (c_l² Z_{l−1}ᵀZ_{l−1} + 1_bias) ∘ Δ_lᵀΔ_l.
+        Θ = Σ_l (c_l² Z_{l−1}ᵀZ_{l−1} + β²) ∘ Δ_lᵀΔ_l.
 
     Inputs go in blocks; only the result is held whole.
     """
@@ -75,7 +75,7 @@ def _add_blocks(theta: Tensor, net: FullyConnected, w: Tensor, x: Tensor, x2: Te
             block = theta[:, rows, others]
             for l, c in enumerate(net.factors):
                 gram = c**2 * (z[l].mT @ z2[l])  # (…, n, n2)
-                gram = gram + 1 if net.bias else gram
+                gram = gram + net.bias**2 if net.bias else gram
                 if l == net.L:  # Δ = 1
                     block += gram
                 elif l == 0:

@@ -264,7 +264,7 @@ def relative_changes(
     - kappa: κ and its parts.
 
     The predictions satisfy predicted_jacobian / predicted_objective = κ / (2c), exactly: laziness, which asks
-    that Dh change little while F changes much, is κ ≪ 1 as long as c is not small.
+    that Dh change little while F changes much, is κ/(2c) ≪ 1.
     Raises ValueError as `kappa` does, and if F(w0) = 0, ∇F(w0) = 0 or F(w1) is not finite.
     Source: Chizat, Oyallon, Bach 2019, section 1.1.
 

@@ -54,7 +54,7 @@ class DeepHinge(SoftHinge):
                 torch.bmm(weight, self.z[l - 1], out=p)
             p *= c
             if b is not None:
-                p += b.unsqueeze(2)
+                p.add_(b.unsqueeze(2), alpha=self.net.bias)
             z = self.z[l]
             if self.net.activation == "relu":
                 torch.clamp(p, min=0, out=z)
@@ -62,7 +62,7 @@ class DeepHinge(SoftHinge):
                 torch.ops.aten.softplus.out(p, SOFTPLUS_BETA, LINEAR, out=z)
         (weight, b), c = self.layers[-1], self.net.factors[-1]
         f = c * torch.bmm(weight, self.z[-1])  # (B, 1, n)
-        return (f if b is None else f + b.unsqueeze(2)).squeeze(1)
+        return (f if b is None else f + self.net.bias * b.unsqueeze(2)).squeeze(1)
 
     def _gate(self, delta: Tensor, p: Tensor) -> Tensor:
         """delta ∘ σ′(p)/a, in place where the layout allows."""
@@ -79,7 +79,7 @@ class DeepHinge(SoftHinge):
         pieces = zip(self.layers, self.net.split(grad), self.net.factors, strict=True)
         for l, ((weight, _), (g, g_bias), c) in reversed(list(enumerate(pieces))):
             if g_bias is not None:
-                g_bias.copy_(delta.sum(2))
+                g_bias.copy_(delta.sum(2)).mul_(self.net.bias)
             if l == 0:
                 g.copy_((delta.view(-1, n) @ self.x).view_as(g)).mul_(c)
                 break
@@ -102,7 +102,7 @@ class DeepHinge(SoftHinge):
                 along = self._gate(change, of(self.p[l - 1]))  # of z_{l−1}
                 change = c * (torch.bmm(step, of(self.z[l - 1])) + torch.bmm(of(weight), along))
             if b is not None:
-                change += b.unsqueeze(2)
+                change.add_(b.unsqueeze(2), alpha=self.net.bias)
         return of(self.alpha) * change.squeeze(1).square().mean(1).sqrt()
 
 
