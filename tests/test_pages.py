@@ -10,6 +10,7 @@ import pytest
 import yaml
 from nbformat.v4 import new_output
 
+from lazylib.book import ledger
 from tests.made_notebooks import code, notebook, text
 from tools import api, build, times, vendor
 from tools.pages import ROOT, chapters, pages
@@ -128,11 +129,11 @@ def test_the_page_of_times_says_what_was_measured_and_what_was_not(tmp_path):
 
 
 def test_a_claim_has_an_anchor_before_the_cell_that_checks_it():
-    lines = "K1 holds: 1; paper: 2\nK2 does not hold: 1 (K3 holds)\n"
+    lines = "".join(f"K{n} {verdict}: 1; paper: 2 (T9 holds)\n" for n, verdict in enumerate(ledger.VERDICTS.values()))
     made = notebook(text("# T"), code("check()", new_output("stream", name="stdout", text=lines)), code("1"))
     cells = build.with_anchors(made).cells
     assert [cell.cell_type for cell in cells] == ["markdown", "markdown", "code", "code"]
-    assert cells[1].source == '<span id="claim-K1"></span><span id="claim-K2"></span>'
+    assert cells[1].source == "".join(f'<span id="claim-K{n}"></span>' for n in range(len(ledger.VERDICTS)))
 
 
 @pytest.mark.parametrize("url", ["", "https://github.com/someone/book"])

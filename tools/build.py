@@ -15,6 +15,7 @@ import nbformat
 import yaml
 from nbformat import NotebookNode
 
+from lazylib.book.ledger import VERDICTS
 from tools import api, lab, times
 from tools.check import problems
 from tools.pages import LEDGER, ROOT, notebooks, pages
@@ -24,7 +25,7 @@ from tools.vendor import NotFetched, vendor
 BESIDE = ("_toc.yml", "references.bib", "favicon.svg")  # not pages, but needed for them
 STATIC = ROOT / "tools" / "static"  # book.css and shim.js
 VENDOR = ROOT / "_build" / "vendor"
-CLAIM = re.compile(r"^([A-Z]\d+) (?:holds|does not hold|not run)", re.MULTILINE)  # a line of ledger.check
+CLAIM = re.compile(rf"^([A-Z]\d+) (?:{'|'.join(VERDICTS.values())})", re.MULTILINE)  # a line of ledger.check
 
 
 def stage(executed: Path, into: Path, root: Path = ROOT) -> list[str]:
