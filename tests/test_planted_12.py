@@ -22,7 +22,8 @@ IN_THE_FLOWS = {  # what is wrong → what becomes of the claims, lines replaced
     "a width without effect; an output that is large at small α; biases thirty times too large": (
         {"G2": FALSE, "G12": FALSE, "G13": FALSE},
         {
-            "FullyConnected(data.x.shape[1], h, 3, bias=bias)": "FullyConnected(data.x.shape[1], 16, 3, bias=30 * bias)",
+            "FullyConnected(data.x.shape[1], h, 3, bias=bias)": "FullyConnected(data.x.shape[1], 16, 3, bias=bias)",
+            "for factor in (0.1, 1.0))": "for factor in (3.0, 1.0))",
             "/ math.sqrt(h)\n    w0": "/ math.sqrt(h) * torch.tensor([1e4 if a == p.feature and not centred else 1.0 for a in alpha_hats])\n    w0",
         },
     ),
