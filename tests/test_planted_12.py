@@ -51,7 +51,7 @@ AFTER_THEM = {
     "a run of each kind did not reach its margin": (
         dict.fromkeys(CLAIMS, FALSE),
         {
-            "everything = (": "for part in (nets, of_size, of_set, uncentred, biased):\n    part.reached[{name: 0 for name in part.reached.dims}] = False\neverything = ("
+            "everything = (": "for part in (nets, of_size, of_set, uncentred, biased, large):\n    part.reached[{name: 0 for name in part.reached.dims}] = False\neverything = ("
         },
     ),
 }

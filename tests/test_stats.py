@@ -16,7 +16,7 @@ def noisy(curve, seeds=10, noise=0.02, seed=0):
     return curve * np.exp(noise * np.random.default_rng(seed).standard_normal((seeds, len(curve))))
 
 
-def covers(law, mean, n, samples=3000):
+def covers(law, mean, n, samples=20_000):
     """Share of the samples of n whose interval of the mean holds the true one."""
     draws = law(np.random.default_rng(1), (samples, n))
     found = estimate(draws, axis=1, resamples=500)  # all samples at once: the units are the columns
@@ -26,12 +26,18 @@ def covers(law, mean, n, samples=3000):
 @pytest.mark.parametrize("n", [3, 5, 10])
 @pytest.mark.parametrize("law", ["normal", "skewed"])
 def test_the_interval_of_a_mean_covers_at_its_confidence(law, n):
-    """The skewed law is a gamma law of shape 4, with skewness 1. The share's standard error is 0.0045."""
+    """The skewed law is a gamma law of shape 4, taken after a look at five laws; 93 % is not reached for them all."""
     laws = {
         "normal": (lambda rng, size: rng.normal(3.0, 2.0, size), 3.0),
         "skewed": (lambda rng, size: rng.gamma(4.0, size=size), 4.0),
     }
-    assert 0.93 - 0.0045 <= covers(*laws[law], n) <= 0.975
+    assert 0.93 <= covers(*laws[law], n) <= 0.975
+
+
+def test_the_interval_is_too_narrow_for_a_much_skewed_law():
+    """What the docstring says of the exponential law: a limit of the method, known and not hidden."""
+    shares = [covers(lambda rng, size: rng.exponential(size=size), 1.0, n) for n in (3, 5, 10)]
+    np.testing.assert_allclose(shares, [0.885, 0.884, 0.898], atol=0.01)
 
 
 def test_a_bootstrap_of_three_would_not_cover():

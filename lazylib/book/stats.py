@@ -87,8 +87,8 @@ def estimate(
     with Student's t, where plain percentiles are too narrow (90 % instead of 95 % at n = 10). Fewer units than three
     can't tell how much they vary: their interval is NaN, unknown.
 
-    For a mean it covers the truth in at least 93 % of samples of 3, 5 or 10 of a normal law or of one of skewness 1
-    (simulated in the tests); of the much skewed exponential law in 88 to 90 %.
+    How often it covers the mean, from samples of 3, 5 and 10 (20 000 each): normal law 95, 95, 94 %; gamma law of
+    shape 4 93, 93, 93 %; uniform 92, 93, 95 %; lognormal with σ = ½ 92, 91, 92 %; exponential 89, 88, 90 %.
 
     Args:
         values: numbers, (units, …) (another axis: `axis`); or a DataArray, whose dimension of units is `dim`.

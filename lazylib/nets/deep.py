@@ -152,7 +152,7 @@ class FullyConnected:
         h: width of the hidden layers.      L: their number.
         activation: "softplus" or "relu".
         bias: factor β of the biases, p_l = c_l W_l z_{l−1} + β b_l in every layer, output included; they start at zero.
-            GSJW's runs with biases have 0.1, by default there are none. Their part of the tangent kernel goes as β².
+            By default there are none. Their part of the tangent kernel goes as β².
 
     Example:
         >>> import torch
