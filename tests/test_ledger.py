@@ -95,6 +95,23 @@ def test_verdicts(root, holds, verdict):
     assert verdict in ledger.verdict_line("K1")
 
 
+@pytest.mark.parametrize(
+    ("answers", "beyond", "holds"),
+    [
+        ([True, np.True_], [], True),
+        ([True], [False], "caveat"),
+        ([True], [None], "caveat"),
+        ([True, None], [True], "undecided"),
+        ([None, False], [True], False),
+        ([True, np.False_], [True], False),
+    ],
+)
+def test_one_no_is_enough_and_an_open_answer_leaves_a_claim_open(answers, beyond, holds):
+    assert ledger.together(answers, beyond) is holds or ledger.together(answers, beyond) == holds == "undecided"
+    with pytest.raises(ValueError, match="at least one answer"):
+        ledger.together([])
+
+
 def test_an_estimate_brings_interval_and_seeds(root, capsys):
     ledger.check("K4", "caveat", Estimate(np.float64(-0.5), -0.52, -0.48, 20))
     record = read(root / "laptop/K4.json")

@@ -282,11 +282,19 @@ def test_an_estimate_reads_with_the_digits_it_deserves(numbers, text):
     assert str(Estimate(*numbers, 10)) == text
 
 
-def test_an_estimate_agrees_with_a_claim_nearby_or_inside_a_narrow_interval():
-    assert Estimate(0.95, 0.94, 0.96, 5).agrees(1.0) and not Estimate(0.85, 0.84, 0.86, 5).agrees(1.0)
-    assert Estimate(0.85, 0.7, 1.05, 5).agrees(1.0) and not Estimate(0.85, 0.6, 1.05, 5).agrees(1.0)  # too wide to say
-    assert Estimate(0.85, 0.84, 0.86, 5).agrees(1.0, within=0.2)
-    assert not Estimate(0.8, math.nan, math.nan, 1).agrees(1.0) and not Estimate(*[math.nan] * 3, 5).agrees(1.0)
+def test_an_interval_lies_within_bounds_outside_or_does_not_tell():
+    assert Estimate(0.95, 0.91, 0.99, 5).near(1.0, 0.1) is True
+    assert Estimate(0.85, 0.84, 0.86, 5).near(1.0, 0.1) is False
+    assert Estimate(0.85, 0.84, 0.86, 5).near(1.0, 0.2) is True
+    assert Estimate(1.0, 0.8, 1.2, 5).near(1.0, 0.1) is None  # it holds the claim, and is too wide to say so
+    assert Estimate(0.8, 0.6, 0.95, 5).near(1.0, 0.1) is None
+    assert Estimate(0.8, 0.6, 0.95, 5).within(0, math.inf) is True
+    assert Estimate(-0.8, -0.9, -0.7, 5).within(0, math.inf) is False
+
+
+def test_without_an_interval_nothing_is_told():
+    assert Estimate(1.0, math.nan, math.nan, 2).near(1.0, 0.1) is None
+    assert Estimate(*[math.nan] * 3, 5).within(-math.inf, math.inf) is None
 
 
 def test_an_estimate_takes_a_format():

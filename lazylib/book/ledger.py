@@ -133,6 +133,20 @@ def judge(id: str, reached: Any, verdict: Callable[[], dict[str, Any]], fault: s
         check(id, False, f"{(~ok).sum()} of {ok.size} runs {fault}")
 
 
+def together(answers: Sequence[bool | None], beyond: Sequence[bool | None] = ()) -> bool | str:
+    """What several answers say of one claim, as `check` takes it: one no is enough, None (undecided) leaves it open.
+
+    beyond: answers to what goes beyond the claim as it stands; the claim has a caveat unless they are all yes.
+    """
+    if not answers:
+        raise ValueError("a claim needs at least one answer.")
+    if any(answer is not None and not answer for answer in answers):
+        return False
+    if any(answer is None for answer in answers):
+        return "undecided"
+    return True if all(beyond) else "caveat"
+
+
 def verdict_line(*ids: str) -> str:
     """Markdown with the verdicts of this run's checks, for a chapter's top; claims not checked say so.
 

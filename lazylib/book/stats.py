@@ -43,10 +43,19 @@ class Estimate(NamedTuple):
         value, low, high = (round(float(number), decimals) + 0.0 for number in (self.value, self.low, self.high))
         return Estimate(value, low, high, self.n)
 
-    def agrees(self, claimed: float, within: float = 0.1) -> bool:
-        """Of floats: as claimed to within a tolerance, or the claim in an interval not much wider, below 4·within."""
-        held = self.low <= claimed <= self.high < self.low + 4 * within
-        return bool(abs(self.value - claimed) < within or held)
+    def within(self, low: float, high: float) -> bool | None:
+        """Of floats: does the true value lie in [low, high]? None (undecided) if the interval does not tell.
+
+        True if the whole interval lies there, False if none of it does; so a wide interval, or none, decides nothing,
+        and "no difference" is an equivalence test with a margin.
+        """
+        if low <= self.low and self.high <= high:
+            return True
+        return False if self.high < low or self.low > high else None
+
+    def near(self, claimed: float, margin: float) -> bool | None:
+        """The same of [claimed − margin, claimed + margin]."""
+        return self.within(claimed - margin, claimed + margin)
 
     def __str__(self) -> str:
         """`1.98 [1.95, 2.01] (n = 10)`: as many digits as the interval supports (two of its width)."""
