@@ -11,7 +11,7 @@ from tools.pages import ROOT
 
 CHAPTER = ROOT / "chapters" / "11_kernel_evolution.ipynb"
 CLAIMS = ("G4", "G5", "G6", "G7", "G9")
-SOUND = ("holds", "holds with a caveat")
+SOUND = ("holds", "holds with a caveat", "undecided")  # G6: five seeds decide little about its exponents in h
 SWEEPS = ("depths", "few", "frozen", "kinks")
 MADE_OF = {
     "depths": ["depths"],
