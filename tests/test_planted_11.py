@@ -1,4 +1,5 @@
-"""Chapter 11 at the smoke preset: its claims hold, and a planted error turns just the claims that it breaks.
+"""Chapter 11 at the smoke preset: its claims hold, and a planted error turns just the claims that it breaks:
+they do not hold any more, or cannot be told to.
 
 The chapter is run once.  For a planted error only the cells of the sweeps that it touches are run again, and those that
 define what is planted; figures, the slider and the exercises are left out.
@@ -11,7 +12,8 @@ from tools.pages import ROOT
 
 CHAPTER = ROOT / "chapters" / "11_kernel_evolution.ipynb"
 CLAIMS = ("G4", "G5", "G6", "G7", "G9")
-SOUND = ("holds", "holds with a caveat", "undecided")  # G6: five seeds decide little about its exponents in h
+HOLDS = ("holds", "holds with a caveat")
+OPEN = {"G6": ("undecided",)}  # five seeds decide little about its exponents in h
 SWEEPS = ("depths", "few", "frozen", "kinks")
 MADE_OF = {
     "depths": ["depths"],
@@ -95,13 +97,15 @@ def judged(chapter, patches, family):
 
 @pytest.mark.parametrize("claim", CLAIMS)
 def test_nothing_planted_nothing_found(chapter, claim):
-    assert verdicts(chapter)[claim] in SOUND
+    assert verdicts(chapter)[claim] in (*HOLDS, *OPEN.get(claim, ()))
 
 
 @pytest.mark.parametrize(("patches", "family", "broken"), PLANTED.values(), ids=PLANTED)
 def test_a_planted_error_turns_its_claims(chapter, patches, family, broken):
-    found = judged(chapter, patches, family)
-    assert {claim for claim, verdict in found.items() if verdict == "does not hold"} >= broken
+    found, before = judged(chapter, patches, family), verdicts(chapter)
+    refuted = {claim for claim, verdict in found.items() if verdict == "does not hold"}
+    doubted = {claim for claim, verdict in found.items() if verdict == "undecided" != before[claim]}
+    assert refuted | doubted >= broken
     apart = {
         "depths": {"G7"},
         "both": {"G7"},
@@ -109,4 +113,4 @@ def test_a_planted_error_turns_its_claims(chapter, patches, family, broken):
         "kinks": {"G4", "G5", "G6", "G7"},
         None: {"G4", "G5", "G7", "G9"},
     }[family]
-    assert {found[claim] for claim in apart} <= set(SOUND)
+    assert all(found[claim] in (*HOLDS, *OPEN.get(claim, ())) for claim in apart)
