@@ -37,9 +37,8 @@ EVALUATED = 500  # images a batch where nothing is trained
 class Recipe:
     """How to train a classifier; the defaults are those of COB, figure 3a.
 
-    The step in the middle of training, `step(t)`, is lr/(1 + decay·t) throughout epoch t = 0, 1, …, as published.
-    With a `rise` it is another one, for runs of few epochs: it rises in line to lr, over that share of the run, and
-    falls in line to 0 at its end.
+    The step is lr/(1 + decay·t) throughout epoch t = 0, 1, …, as published. With a `rise` it is another one, which gets
+    further in few epochs: it rises in line to lr, over that share of the run, and falls in line to 0 at its end.
 
     Args:
         loss: "square" (mean over images and classes of (f − one-hot)², as torch's MSELoss has it, without ½) or
@@ -91,14 +90,28 @@ class Recipe:
                 raise ValueError(f"{name} must be finite and {allowed}, not {getattr(self, name)}.")
 
     def step(self, t: float) -> float:
-        """The step after t epochs, 0 ≤ t ≤ epochs."""
+        """The step after t epochs, 0 ≤ t ≤ epochs.
+
+        Example:
+            >>> from lazylib.flows import Recipe
+            >>> Recipe(lr=1.0).step(3.5), Recipe(lr=1.0, epochs=10, rise=0.5).step(2.5)
+            (0.5, 0.5)
+        """
         if not self.rise:
             return self.lr / (1 + self.decay * int(t))
         done = t / self.epochs
         return self.lr * min(done / self.rise, (1 - done) / (1 - self.rise))
 
     def time(self, batches: int) -> float:
-        """The time of gradient flow that a run of so many batches an epoch lasts: its steps' sum, over 1 − momentum."""
+        """The time of gradient flow that a run lasts: the sum of its steps over 1 − momentum.
+
+        batches: of an epoch.
+
+        Example:
+            >>> from lazylib.flows import Recipe
+            >>> round(Recipe(lr=0.1, epochs=1, momentum=0.5).time(batches=10), 6)
+            2.0
+        """
         moments = [(number + (i + 0.5) / batches) for number in range(self.epochs) for i in range(batches)]
         return sum(map(self.step, moments)) / (1 - self.momentum)
 
