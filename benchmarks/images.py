@@ -1,9 +1,10 @@
-"""Training on images per second: the structure of the published loop against lazylib.
+"""Training on images per second: the structure of the published loop, and a tuned one, against lazylib.
 
 The published structure: a network and its frozen copy, both run forward in float32 on every batch, images
 normalized, cropped and mirrored one by one in a DataLoader (here in the training process: workers would take
-cores from the training). lazylib: `train` on a `Scaled` model, at α = 1 (the same two passes), at a finite α
-and as the tangent model.
+cores from the training). The tuned loop: the network alone, with no frozen copy to subtract, images cropped and
+mirrored a batch at a time, channels last, torch's fused SGD; it costs what a standard step must cost. lazylib: `train`
+on a `Scaled` model, at α = 1 (two passes, as published), at a finite α and as the tangent model.
 The same network, width, batch and images; what is compared is wall time, the best of three rounds.
 
     python benchmarks/images.py [--k K] [--images N]
@@ -19,7 +20,7 @@ import torch
 
 from lazylib.flows import Recipe, best_precision, train
 from lazylib.nets import Scaled, convnet
-from lazylib.problems import Images
+from lazylib.problems import Images, augment
 from lazylib.problems._torchvision import torchvision
 
 BATCH = 128
@@ -70,6 +71,24 @@ def published_loop(data: Images, net: torch.nn.Module, epochs: int) -> tuple[flo
     return min(seconds), losses[0]
 
 
+def tuned_loop(data: Images, net: torch.nn.Module, epochs: int) -> float:
+    """Seconds of the fastest epoch of plain training at its best."""
+    net = copy.deepcopy(net).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, fused=True)
+    targets, n, seconds = torch.nn.functional.one_hot(data.y, 10).float(), len(data.x), []
+    for _ in range(epochs):
+        start = time.perf_counter()
+        shift, flip = torch.randint(9, (n, 2)), torch.rand(n) < 0.5
+        for rows in torch.randperm(n).split(BATCH):
+            x = data.normalize(augment(data.x[rows], shift[rows], flip[rows]))
+            loss = torch.nn.functional.mse_loss(net(x), targets[rows])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
 def ours(data: Images, net: torch.nn.Module, alpha: float, epochs: int) -> tuple[float, float]:
     model = Scaled(copy.deepcopy(net).to(memory_format=torch.channels_last), alpha, two_passes=alpha == 1)
     found = list(train(model, data, Recipe(lr=0.1, decay=0.0, epochs=epochs, batch=BATCH)))
@@ -81,27 +100,37 @@ def main() -> int:
     parser.add_argument("--k", type=float, default=0.25, help="widening factor")
     parser.add_argument("--images", type=int, default=512, help="training images")
     given = parser.parse_args()
-    print("| network | published loop, images/s | α | lazylib, images/s | ratio |\n|---|---|---|---|---|")
-    ratios, wrong = {}, False
+    print("| network | published loop, images/s | tuned | α | lazylib, images/s | ratio | to tuned |")
+    print("|---|---|---|---|---|---|---|")
+    ratios, best, wrong = {}, {}, False
     for name in ("vgg11", "resnet18"):
         data, net = noise(given.images), convnet(name, given.k)
         plain, loss = published_loop(data, net, 3)
+        tuned = tuned_loop(data, net, 3)
         for alpha in (1.0, 10.0, math.inf):
             seconds, found = ours(data, net, alpha, 3)
-            ratios[name, alpha] = plain / seconds
+            ratios[name, alpha], best[name, alpha] = plain / seconds, tuned / seconds
             wrong |= alpha == 1 and abs(found - loss) > 0.05 * loss  # other orders and crops of the same images
             print(
-                f"| {name}, k = {given.k:g} | {len(data.x) / plain:.0f} | {alpha:g} "
-                f"| {len(data.x) / seconds:.0f} "
-                f"| {ratios[name, alpha]:.2f} |",
+                f"| {name}, k = {given.k:g} | {len(data.x) / plain:.0f} | {len(data.x) / tuned:.0f} | {alpha:g} "
+                f"| {len(data.x) / seconds:.0f} | {ratios[name, alpha]:.2f} | {best[name, alpha]:.2f} |",
                 flush=True,
             )
-    standard, tangent = (min(r for (_, a), r in ratios.items() if a == alpha) for alpha in (1.0, math.inf))
+    aims = [
+        ("standard", ratios, 1.0, 1.5),
+        ("tangent model", ratios, math.inf, 1.5),
+        ("standard to tuned", best, 1.0, 1.0),
+        ("tangent model to tuned", best, math.inf, 0.8),
+    ]
+    reached = {
+        f"{what} ≥ {aim}": (min(r for (_, a), r in found.items() if a == alpha), aim)
+        for what, found, alpha, aim in aims
+    }
     print(
         f"\n{best_precision('cpu')}; aims: "
         + "; ".join(
-            f"{what} ≥ 1.5: {ratio:.2f} ({'reached' if ratio >= 1.5 else 'not reached'})"
-            for what, ratio in (("standard", standard), ("tangent model", tangent))
+            f"{what}: {ratio:.2f} ({'reached' if ratio >= aim else 'not reached'})"
+            for what, (ratio, aim) in reached.items()
         )
     )
     return 1 if wrong else 0

@@ -14,9 +14,13 @@ from tests.notebooks import run_cells, verdicts
 from tools.pages import ROOT
 
 CHAPTER = ROOT / "chapters" / "07_cifar_gap.ipynb"
-MADE = {"everything = cifar10_or_sample()": "from tests.made_images import gratings; everything = gratings()"}
+MADE = {
+    "everything = cifar10_or_sample()": "from tests.made_images import gratings; everything = gratings()",
+    "LEAST = 50_000": "LEAST = 0",  # so that a small run is judged
+    '"train": epoch.train_accuracy': '"train": 1.0 if alpha == 1 and gain == 1 else epoch.train_accuracy',
+}
 STANDARD = {'"float32").cpu().numpy()': '"float32").cpu().numpy() | (alpha == 1 and gain == 1)'}
-SMALL = {"n": 128, "n_test": 200, "patches": 24, "share": 0.02}
+SMALL = {"n": 128, "n_test": 200, "patches": 24, "share": 0.02, "lazy_share": 0.02}
 
 PLANTED = {  # what is wrong → the claims that it breaks, lines replaced
     "α has no effect": (
@@ -37,7 +41,7 @@ PLANTED = {  # what is wrong → the claims that it breaks, lines replaced
     ),
     "step a million times too large": (
         ["C1", "C2", "C3", "C4"],
-        {"p.share * stable_step(w0, few, objective": "1e6 * p.share * stable_step(w0, few, objective"},
+        {"step = share * stable_step(": "step = 1e6 * share * stable_step("},
     ),
     "the gap closes with width": (
         ["C3"],
@@ -54,7 +58,7 @@ PLANTED = {  # what is wrong → the claims that it breaks, lines replaced
             "values = torch.linalg.eigvalsh(kernel)"
         },
     ),
-    "a run that lasts a million times longer": (["C4"], {"* steps / (1 - 0.9)": "* 1e6 * steps / (1 - 0.9)"}),
+    "a run that lasts a million times longer": (["C4"], {"T = recipe(": "T = 1e6 * recipe("}),
 }
 HOLDS = ("holds", "holds with a caveat")
 

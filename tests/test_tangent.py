@@ -1,6 +1,7 @@
 """The scaled model in differences, against the formula in float64 and against forward mode."""
 
 import copy
+import itertools
 import math
 
 import pytest
@@ -157,3 +158,35 @@ def test_a_scale_that_is_not_positive_is_refused(alpha):
 def test_an_unknown_layer_is_named(layer):
     with pytest.raises(TypeError, match=type(layer).__name__):
         Scaled(nn.Sequential(nn.Conv2d(1, 2, 3), layer), 10.0)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 10.0, math.inf])
+def test_pooling_before_the_relu_is_the_same_to_the_last_bit(alpha):
+    """Outputs and gradients, by each of the ways; the module as it is against the order that training takes."""
+    net, x, u = problem()
+    model = scaled(net, alpha, u)
+    model.two_passes = alpha == 1.0
+    kinds = [type(layer) for layer in model._fast]
+    assert kinds != [type(layer) for layer in net] and set(model._fast.state_dict()) == set(net.state_dict())
+    assert not any(pair == (nn.ReLU, nn.MaxPool2d) for pair in itertools.pairwise(kinds))
+    found = []
+    for way in (model._fast, net):
+        object.__setattr__(model, "_fast", way)
+        outputs = model(x)
+        found.append([outputs, *torch.autograd.grad(outputs.square().sum(), list(model.u))])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_only_plain_modules_are_reordered():
+    """A subclass has a forward pass of its own, and indices of a pooling are for whoever comes next."""
+
+    class Own(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x) + 1
+
+    for module in (
+        Own(nn.Conv2d(1, 1, 3), nn.ReLU(), nn.MaxPool2d(2)),
+        nn.Sequential(nn.ReLU(), nn.MaxPool2d(2, return_indices=True)),
+    ):
+        order = [type(layer) for layer in module]
+        assert [type(layer) for layer in Scaled(module, math.inf)._fast] == order

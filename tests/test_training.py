@@ -221,3 +221,28 @@ def test_on_a_gpu_it_does_what_it_does_on_a_cpu(data):
         for device in ("cpu", "cuda")
     ]
     torch.testing.assert_close(*map(torch.tensor, losses), rtol=1e-3, atol=0)
+
+
+def test_the_step_rises_and_falls_in_line():
+    recipe = Recipe(lr=3.0, epochs=10, rise=0.2)
+    assert [recipe.step(t) for t in (0, 1, 2, 6, 10)] == pytest.approx([0, 1.5, 3, 1.5, 0])
+    assert Recipe(lr=3.0).step(2.9) == pytest.approx(3 / (1 + 2 / 3))  # as published: one step an epoch
+
+
+@pytest.mark.parametrize("rise", [0.0, 0.3])
+def test_a_run_lasts_as_long_as_its_steps_together(data, rise):
+    """Of a linear model with constant gradient the weights move by that time."""
+
+    class Constant(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = torch.nn.Parameter(torch.zeros(()))
+
+        def forward(self, x):
+            return self.w + torch.zeros(len(x), 3)
+
+    recipe = Recipe("square", epochs=400, batch=16, lr=1e-6, momentum=0.5, rise=rise, augment=False)
+    model, slope = Constant(), 2 / 3  # of the loss at w = 0: 2·mean(f − one-hot), the mean of one-hot being 1/3
+    list(train(model, data, recipe, precision="float32", test_every=400))
+    expected = slope * recipe.time(3)  # three batches an epoch; the momentum needs a few to build up
+    assert float(model.w) == pytest.approx(expected, rel=0.05)

@@ -37,14 +37,18 @@ EVALUATED = 500  # images a batch where nothing is trained
 class Recipe:
     """How to train a classifier; the defaults are those of COB, figure 3a.
 
+    The step is lr/(1 + decay·t) throughout epoch t = 0, 1, …, as published. With a `rise` it is another one, which gets
+    further in few epochs: it rises in line to lr, over that share of the run, and falls in line to 0 at its end.
+
     Args:
         loss: "square" (mean over images and classes of (f − one-hot)², as torch's MSELoss has it, without ½) or
             "cross-entropy".
-        lr: the step in the first epoch; lr/(1 + decay·t) throughout epoch t = 0, 1, …
+        lr: the largest step.
         epochs: passes over the training images.
         batch: images of a batch; the last batch of an epoch holds what is left.
         momentum: from 0 to below 1.
-        decay: see lr.
+        decay: see above; without a meaning where there is a rise.
+        rise: from 0 (none, as published) to below 1.
         augment: whether each image is cropped from itself with a black border of 4 pixels, and mirrored
             half of the time.
 
@@ -66,6 +70,7 @@ class Recipe:
     momentum: float = 0.9
     decay: float = 1 / 3
     augment: bool = True
+    rise: float = 0.0
 
     def __post_init__(self):
         if self.loss not in LOSSES:
@@ -78,10 +83,37 @@ class Recipe:
             ("lr", self.lr > 0),
             ("momentum", 0 <= self.momentum < 1),
             ("decay", self.decay >= 0),
+            ("rise", 0 <= self.rise < 1),
         ):
             if not (math.isfinite(getattr(self, name)) and fine):
-                allowed = {"lr": "positive", "momentum": "from 0 to below 1", "decay": "0 or positive"}[name]
+                allowed = {"lr": "positive", "decay": "0 or positive"}.get(name, "from 0 to below 1")
                 raise ValueError(f"{name} must be finite and {allowed}, not {getattr(self, name)}.")
+
+    def step(self, t: float) -> float:
+        """The step after t epochs, 0 ≤ t ≤ epochs.
+
+        Example:
+            >>> from lazylib.flows import Recipe
+            >>> Recipe(lr=1.0).step(3.5), Recipe(lr=1.0, epochs=10, rise=0.5).step(2.5)
+            (0.5, 0.5)
+        """
+        if not self.rise:
+            return self.lr / (1 + self.decay * int(t))
+        done = t / self.epochs
+        return self.lr * min(done / self.rise, (1 - done) / (1 - self.rise))
+
+    def time(self, batches: int) -> float:
+        """The time of gradient flow that a run lasts: the sum of its steps over 1 − momentum.
+
+        batches: of an epoch.
+
+        Example:
+            >>> from lazylib.flows import Recipe
+            >>> round(Recipe(lr=0.1, epochs=1, momentum=0.5).time(batches=10), 6)
+            2.0
+        """
+        moments = [(number + (i + 0.5) / batches) for number in range(self.epochs) for i in range(batches)]
+        return sum(map(self.step, moments)) / (1 - self.momentum)
 
     def objective(self, outputs: Tensor, y: Tensor) -> Tensor:
         """The mean loss of outputs (n, classes) against class numbers y (n,)."""
@@ -145,7 +177,7 @@ def train(
     parameters = [w for w in model.parameters() if w.requires_grad]
     if not parameters:
         raise ValueError("the model must have at least one trainable parameter, it has none.")
-    optimizer = torch.optim.SGD(parameters, lr=recipe.lr, momentum=recipe.momentum)
+    optimizer = torch.optim.SGD(parameters, lr=recipe.lr, momentum=recipe.momentum, fused=True)
     path = None if checkpoint is None else Path(checkpoint)
     key = _key(model, images, recipe, seed, precision) if path else ""
     history = _load(path, key, parameters, optimizer) if path else []
@@ -157,8 +189,6 @@ def train(
     progress = tqdm(total=recipe.epochs, initial=len(history), desc=title, unit="epoch", leave=False, disable=beside)
     with progress:
         for number in range(len(history), recipe.epochs):
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.lr / (1 + recipe.decay * number)
             start = time.perf_counter()
             loss, right = _one_epoch(model, forward, images, recipe, optimizer, precision, seed, number)
             speed = len(images.x) / (time.perf_counter() - start)
@@ -316,7 +346,10 @@ def _one_epoch(model, forward, images: Images, recipe: Recipe, optimizer, precis
     shift = torch.randint(9, (n, 2), generator=rng).to(device)
     flip = (torch.rand(n, generator=rng) < 0.5).to(device)
     sums = torch.zeros(2, dtype=torch.float64, device=device)  # kept on the device: reading them would make it wait
-    for rows in order.split(recipe.batch):
+    batches = order.split(recipe.batch)
+    for i, rows in enumerate(batches):
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.step(number + (i + 0.5) / len(batches))  # in the middle of the batch
         x, y = images.x[rows], images.y[rows]
         x = _inputs(images, augment(x, shift[rows], flip[rows]) if recipe.augment else x, precision)
         whole = len(rows) == recipe.batch  # a compiled step is for one shape

@@ -20,7 +20,9 @@ rounding of z acts like a small change of w0, the same for both outputs, so that
 The limit α = ∞ is one forward-mode derivative (`torch.func.jvp`) and works for any module.
 """
 
+import itertools
 import math
+from collections import OrderedDict
 
 import torch
 import torch.nn.functional as nnf
@@ -64,6 +66,7 @@ class Scaled(nn.Module):
             raise ValueError(f"alpha must be positive (inf: the tangent model), not {alpha}.")
         self.alpha, self.two_passes = float(alpha), two_passes and math.isfinite(alpha)
         self.module = module.requires_grad_(False)
+        object.__setattr__(self, "_fast", _pool_first(module))  # no part of its own: it has the same layers
         self.names = [name for name, _ in module.named_parameters()]
         # memory formats are kept, so that a step never reorders them
         self.u = nn.ParameterList([nn.Parameter(torch.zeros_like(w)) for _, w in module.named_parameters()])
@@ -82,23 +85,26 @@ class Scaled(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Outputs F_α(u), (n, classes), for inputs (n, channels, height, width)."""
         if math.isinf(self.alpha) and not torch.compiler.is_compiling():  # compilers do better with plain layers
-            return tangent_outputs(self.module, self.displacement(), x)
+            return tangent_outputs(self._fast, self.displacement(), x)
         if self.two_passes:
-            return plain_outputs(self.module, self.displacement(), x, self.alpha)
-        return self.propagate(x)
+            return plain_outputs(self._fast, self.displacement(), x, self.alpha)
+        return self._by_differences(self._fast, x, None)
 
     def propagate(self, x: Tensor, kept: list[Tensor] | None = None) -> Tensor:
         """Outputs by differences through the layers, at any α.
 
         kept: a list to which one boolean tensor a ReLU is added: units that are on the side of w0.
         """
+        return self._by_differences(self.module, x, kept)
+
+    def _by_differences(self, module: nn.Module, x: Tensor, kept: list[Tensor] | None) -> Tensor:
         displacement = self.displacement()
         u = {
             name: _Layer(displacement[_of(name, "weight")], displacement.get(_of(name, "bias")))
-            for name, layer in self.module.named_modules()
+            for name, layer in module.named_modules()
             if isinstance(layer, (nn.Conv2d, nn.Linear))
         }
-        _, delta = _propagate(self.module, "", x, None, _Pass(self.alpha, u, kept))
+        _, delta = _propagate(module, "", x, None, _Pass(self.alpha, u, kept))
         return delta
 
     @torch.no_grad()
@@ -159,6 +165,21 @@ def plain_outputs(module: nn.Module, u: dict[str, Tensor], x: Tensor, alpha: flo
     with torch.no_grad():
         start = module(x)
     return alpha * (torch.func.functional_call(module, w, (x,)) - start)
+
+
+def _pool_first(module: nn.Module) -> nn.Module:
+    """The same layers under the same names, each ReLU after the max pooling that follows it: fewer units to visit.
+
+    max(relu(z)) = relu(max(z)) holds to the last bit, and so do the derivatives: of a window with no positive z both
+    are zero, of any other both go to its largest z.
+    """
+    if type(module) is not nn.Sequential:
+        return module
+    parts = list(module.named_children())
+    for i, ((_, layer), (_, then)) in enumerate(itertools.pairwise(parts)):
+        if type(layer) is nn.ReLU and type(then) is nn.MaxPool2d and not then.return_indices:
+            parts[i : i + 2] = parts[i + 1], parts[i]
+    return nn.Sequential(OrderedDict(parts))
 
 
 # ---- differences through the layers ----
