@@ -194,6 +194,14 @@ def test_the_store_comes_from_the_environment(monkeypatch, tmp_path):
     assert begin().store is None
     monkeypatch.setenv("LAZYLIB_STORE", str(tmp_path))
     assert begin().store == str(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for given, store in {"": None, " ": None, "~": str(tmp_path), "~/cells": str(tmp_path / "cells")}.items():
+        monkeypatch.setenv("LAZYLIB_STORE", given)
+        assert begin().store == store
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LAZYLIB_STORE", "~/file")
+    with pytest.raises(ValueError, match="^LAZYLIB_STORE must be a folder, but ~/file is a file.$"):
+        begin()
 
 
 def test_without_a_start_one_sentence_says_so():

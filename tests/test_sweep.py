@@ -232,6 +232,114 @@ def run(tau, seed):
     assert log() == ["1.0 0"]
 
 
+class Lines(Exception):
+    def __str__(self):
+        return "the first line\nsecond line"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [("Lines()", "Lines: the first line"), ("ValueError()", "ValueError"), ("KeyError('a')", "KeyError: 'a'")],
+)
+def test_the_error_of_a_sweep_has_the_words_of_the_first_failure(tmp_path, log, error, line):
+    source = f"def run(a):\n    error = {error}\n    error.add_note('a note')\n    raise error"
+    run = notebook(source, Lines=Lines)["run"]
+    with pytest.raises(RuntimeError) as told:
+        sweep(run, {"a": [1, 2]})
+    assert str(told.value) == f"run failed in 2 of 2 cells (no store), first at a=1: {line}"
+    assert "a note" in told.value.__notes__[0]
+
+
+def test_the_error_of_a_sweep_counts_what_was_not_begun(tmp_path, log, monkeypatch):
+    monkeypatch.setattr(module, "_got_on", [])
+    left = iter([1.0, 1.0, 1.0, -1.0])
+    monkeypatch.setattr(module, "time_left", lambda: next(left))
+    run = notebook("def run(a):\n    return {'x': 1 / (a - 2)}")["run"]
+    said = r"^run failed in 1 of 4 cells \(2 are stored, 1 not begun\), first at a=2: ZeroDivisionError"
+    with pytest.raises(RuntimeError, match=said):
+        sweep(run, {"a": [1, 2, 3, 4]}, store=tmp_path)
+
+
+def damage_rename(path):
+    """The cell of another point in this one's place."""
+    other = next(each for each in sorted(path.parent.iterdir()) if each != path)
+    checksum = other.stem.partition("-")[2]
+    shutil.copy(other, path.with_name(f"{path.stem.partition('-')[0]}-{checksum}.nc"))
+    path.unlink()
+
+
+def damage_dangling(path):
+    path.unlink()
+    path.symlink_to(path.parent / "nowhere")
+
+
+@pytest.mark.parametrize("damage", [damage_rename, damage_dangling])
+def test_a_file_that_is_no_cell_of_this_point_is_computed_again(tmp_path, log, damage):
+    run = notebook(RUN)["run"]
+    before = sweep(run, GRID, store=tmp_path / "s")
+    victim = sorted((tmp_path / "s").iterdir())[2]
+    damage(victim)
+    log()
+    with pytest.warns(UserWarning, match=r"stored cell of tau=.*, seed=\d is damaged"):
+        after = sweep(run, GRID, store=tmp_path / "s")
+    assert len(log()) == 1
+    xr.testing.assert_identical(before, after)
+
+
+def test_of_two_files_of_a_cell_the_whole_one_counts(tmp_path, log):
+    run = notebook(RUN)["run"]
+    before = sweep(run, GRID, store=tmp_path)
+    for path in sorted(tmp_path.iterdir())[:3]:
+        for twin in ("0" * 32, "f" * 32):
+            (tmp_path / f"{path.name.partition('-')[0]}-{twin}.nc").write_bytes(path.read_bytes()[:-1])
+    log()
+    with pytest.warns(UserWarning, match="is damaged"):
+        after = sweep(run, GRID, store=tmp_path)
+    assert log() == []
+    xr.testing.assert_identical(before, after)
+
+
+def test_a_damaged_cell_in_a_folder_that_cannot_be_changed_is_no_error(tmp_path, log, monkeypatch):
+    def refuse(path, missing_ok=False):
+        raise PermissionError(13, "Permission denied")
+
+    run = notebook(RUN)["run"]
+    sweep(run, GRID, store=tmp_path)
+    damage_bit(sorted(tmp_path.iterdir())[2])
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.warns(UserWarning, match="is damaged"):
+        assert module._read(sorted(tmp_path.iterdir())[2:3], {"tau": 1.0}) is None
+
+
+def test_every_one_of_300_flipped_bits_of_a_cell_is_found(tmp_path, log):
+    run = notebook(RUN)["run"]
+    sweep(run, {"tau": [1.0], "seed": [0]}, store=tmp_path / "s")
+    (path,) = (tmp_path / "s").iterdir()
+    content = path.read_bytes()
+    for k in range(300):
+        damaged = bytearray(content)
+        damaged[k * len(content) // 300] ^= 1 << k % 8
+        path.write_bytes(damaged)
+        with pytest.warns(UserWarning, match="is damaged"):
+            assert module._read([path], {"tau": 1.0, "seed": 0}) is None
+    path.write_bytes(content)
+    assert module._read([path], {"tau": 1.0, "seed": 0}) is not None
+
+
+def test_a_store_is_a_folder_of_the_reader_s(tmp_path, log, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    sweep(notebook(RUN)["run"], GRID, store="~/cells")
+    assert len(list((tmp_path / "cells").iterdir())) == 6 and not (tmp_path / "~").exists()
+    log()
+    with pytest.raises(ValueError, match="^store must be the path of a folder, or None for no store, got ''"):
+        sweep(notebook(RUN)["run"], GRID, store="")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="^store must be a folder, but .*file/in cannot be made"):
+        sweep(notebook(RUN)["run"], GRID, store=tmp_path / "file/in")
+    assert log() == []
+
+
 # ---- what enters the key ----
 
 BASE = (

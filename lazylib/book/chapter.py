@@ -64,18 +64,27 @@ def start(
         cells of sweeps, or None.
 
     Raises:
-        ValueError: a wrong value or a damaged result of the chapter, in one sentence, before any work.
+        ValueError: a wrong value, a damaged result of the chapter or a store that is no folder, in one sentence,
+            before any work.
     """
     global _now
     for path in sorted(RESULTS.glob(f"{stem[:2]}_*.nc")):
         _verified(path)
     p = parameters.resolve(namespace, presets, **rules)
-    p.store = os.environ.get("LAZYLIB_STORE") or None
+    p.store = _store()
     plot.style(figures)  # type: ignore[arg-type]  # it refuses other words itself
     verdicts = display(Markdown("*The verdicts stand here when the chapter has run.*"), display_id=True)
     begun = time.perf_counter()
     _now = SimpleNamespace(stem=stem, p=p, claims=claims.split(), begun=begun, verdicts=verdicts, stored={})
     return p
+
+
+def _store() -> str | None:
+    given = os.environ.get("LAZYLIB_STORE", "").strip()
+    folder = Path(given).expanduser()
+    if given and folder.exists() and not folder.is_dir():
+        raise ValueError(f"LAZYLIB_STORE must be a folder, but {given} is a file.")
+    return str(folder) if given else None
 
 
 def stored(*names: str, rename: Mapping[str, str] | None = None) -> dict[str, xr.Dataset | None]:

@@ -127,7 +127,7 @@ def sweep(
     todo = [i for i, cell in enumerate(cells) if cell is None]
     where = "cluster" if scheduler else "process" if n_jobs != 1 else "here"
     task = functools.partial(_cell, run, fixed, None if scheduler else folder, where, _LOADED)
-    failures: dict[int, str] = {}
+    failures: dict[int, tuple[str, str]] = {}
     title = getattr(run, "__name__", "sweep")
     progress = tqdm(total=len(points), initial=len(points) - len(todo), desc=title)
     with progress, _pool(n_jobs, scheduler) as pool:
@@ -148,14 +148,7 @@ def sweep(
                 "functions with functools.cache; leave the cache out, or set n_jobs to 1."
             ) from error
     if failures:
-        first = min(failures)
-        others = "the others are stored" if folder else "no store"
-        failed = RuntimeError(
-            f"run failed in {len(failures)} of {len(points)} cells ({others}), "
-            f"first at {_text(points[first])}: {failures[first].splitlines()[-1]}"
-        )
-        failed.add_note(failures[first])
-        raise failed
+        raise _failed(failures, cells, points, folder)
     done = [cell for cell in cells if cell is not None]
     if left := len(cells) - len(done):
         raise Paused(f"{left} of {len(cells)} cells of {title} are left: run again to go on")
@@ -172,8 +165,8 @@ def _may_begin(_: int) -> bool:
 # ---- one cell ----
 
 
-def _cell(run, fixed, folder, where, loaded, i, point, key) -> tuple[int, xr.Dataset | None, str]:
-    """Compute (and store) one cell; returns its index, and the cell or else the text of what went wrong."""
+def _cell(run, fixed, folder, where, loaded, i, point, key) -> tuple[int, xr.Dataset | None, tuple[str, str] | None]:
+    """Compute (and store) one cell; returns its index, and the cell or else what went wrong, in a line and in full."""
     if where != "here" and not source_digest() == _LOADED == loaded:
         raise RuntimeError(
             "all processes must run the same lazylib, but its files differ from what this one "
@@ -185,11 +178,27 @@ def _cell(run, fixed, folder, where, loaded, i, point, key) -> tuple[int, xr.Dat
         cell = _conform(run(**point, **fixed), point)
     except Paused:
         raise
-    except Exception:  # as text: not every exception survives the way between processes
-        return i, None, traceback.format_exc().strip()
+    except Exception as error:  # as text: not every exception survives the way between processes
+        said = str(error).strip().partition("\n")[0]
+        return i, None, (f"{type(error).__name__}: {said}".removesuffix(": "), traceback.format_exc().strip())
     if folder is not None:  # outside the try: a full disk stops the sweep, a failed run does not
         _write(cell, point, folder, key)
-    return i, cell, ""
+    return i, cell, None
+
+
+def _failed(failures: dict, cells: list, points: list[Point], folder: Path | None) -> RuntimeError:
+    """The error of a sweep, with what the first of the failures said, and what became of the other cells."""
+    first = min(failures)
+    line, full = failures[first]
+    stored = sum(cell is not None for cell in cells)
+    left = len(cells) - stored - len(failures)
+    others = "no store" if folder is None else f"{stored} are stored" if left else "the others are stored"
+    error = RuntimeError(
+        f"run failed in {len(failures)} of {len(points)} cells ({others}{f', {left} not begun' * bool(left)}), "
+        f"first at {_text(points[first])}: {line}"
+    )
+    error.add_note(full)
+    return error
 
 
 def _conform(result: Any, point: Point) -> xr.Dataset:
