@@ -41,7 +41,7 @@ help:
 	@echo "make notebooks  for authors: execute the chapters in place (CHAPTERS='03_tau_plateau' for some)"
 	@echo "make readme     for authors: put the last measurements into README.md"
 	@echo "make lock       for authors: bring requirements.lock up to requirements.txt; delete it first to renew all of it"
-	@echo "make clean      remove everything that was built, but not .venv and results"
+	@echo "make clean      remove everything that was built, but not .venv, results and the runs of make gpu"
 	@echo "Variables: PYTHON=$(PYTHON)  PRESET=$(PRESET) (smoke, laptop, paper)  JOBS=$(JOBS)  CHAPTERS=$(CHAPTERS)"
 
 # The lock leaves torch and torchvision to requirements.txt: those that are there stay, whatever their build.
@@ -110,7 +110,9 @@ notebooks: $(READY)
 readme: $(READY)
 	$(BIN)/python -m tools.readme
 
+# _build/gpu holds hours of paused runs.
 clean:
-	rm -rf $(BUILD) build dist *.egg-info .pytest_cache
+	test ! -d $(BUILD) || find $(BUILD) -mindepth 1 -maxdepth 1 ! -name gpu -exec rm -rf {} +
+	rm -rf build dist *.egg-info .pytest_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
-	find chapters -name '*.failed.ipynb' -delete
+	test ! -d chapters || find chapters -name '*.failed.ipynb' -delete

@@ -1,5 +1,6 @@
 """What chapters share: the start, stored results, sentences, notes; each in a chapter made here."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -92,7 +93,7 @@ def test_another_device_is_the_same_run():
 def test_only_a_larger_run_as_it_is_meant_is_stored(tmp_path, preset, given, stored):
     begin(preset=preset, **given)
     chapter.keep(folder=tmp_path, widths=data())
-    assert len(list(tmp_path.iterdir())) == stored
+    assert len(list(tmp_path.glob("*.nc"))) == stored
 
 
 def test_rows_of_axes_bring_their_results(tmp_path):
@@ -144,6 +145,40 @@ def test_what_is_stored_says_where_it_comes_from_and_is_read_again(tmp_path, cap
     assert "stored: cpu, " in capsys.readouterr().out
 
 
+def test_every_flip_of_a_stored_result_is_told_by_name_before_work(tmp_path):
+    begin(preset="paper")
+    chapter.keep(folder=tmp_path, widths=data(), scan=data())
+    path = tmp_path / "08_scan.nc"
+    content = path.read_bytes()
+    (tmp_path / "09_rates.nc").write_bytes(b"of another chapter")
+    for k in range(240):
+        damaged = bytearray(content)
+        damaged[k * len(content) // 240] ^= 1 << k % 8
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"08_scan\.nc is damaged: [^\n]*SHA256SUMS") as told:
+            begin()
+        assert len(str(told.value).replace(str(tmp_path), "")) < 300
+    for wrong in (b"", content[:-1], (tmp_path / "08_widths.nc").read_bytes()):
+        path.write_bytes(wrong)
+        with pytest.raises(ValueError, match=r"08_scan\.nc is damaged"):
+            begin()
+    path.write_bytes(content)
+    begin()
+    path.write_bytes(content[:-1])  # damaged while the chapter runs
+    with pytest.raises(ValueError, match=r"08_scan\.nc is damaged"):
+        chapter.stored("scan")
+    path.write_bytes(content)
+    (tmp_path / "SHA256SUMS").unlink()
+    with pytest.raises(ValueError, match=r"08_scan\.nc is not listed in SHA256SUMS"):
+        begin()
+
+
+def test_the_manifest_is_that_of_sha256sum_and_lists_every_committed_result():
+    results = Path(__file__).parents[1] / "results"
+    sums = (hashlib.sha256(path.read_bytes()).hexdigest() + f"  {path.name}" for path in sorted(results.glob("*.nc")))
+    assert (results / chapter.MANIFEST).read_text(encoding="utf-8").splitlines() == list(sums)
+
+
 def test_a_gpu_is_named_where_it_computed(tmp_path, monkeypatch):
     asked = []
     where = dict.fromkeys(["date", "device", "versions", "code"], "?")
@@ -159,6 +194,14 @@ def test_the_store_comes_from_the_environment(monkeypatch, tmp_path):
     assert begin().store is None
     monkeypatch.setenv("LAZYLIB_STORE", str(tmp_path))
     assert begin().store == str(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for given, store in {"": None, " ": None, "~": str(tmp_path), "~/cells": str(tmp_path / "cells")}.items():
+        monkeypatch.setenv("LAZYLIB_STORE", given)
+        assert begin().store == store
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LAZYLIB_STORE", "~/file")
+    with pytest.raises(ValueError, match="^LAZYLIB_STORE must be a folder, but ~/file is a file.$"):
+        begin()
 
 
 def test_without_a_start_one_sentence_says_so():
@@ -208,4 +251,4 @@ def test_a_run_replaces_only_what_a_run_of_its_preset_stored(tmp_path):
         begin(preset=preset)
         chapter.keep(folder=tmp_path, seconds=7.04, widths=data())
         assert xr.load_dataset(tmp_path / f"08_widths{'_cpu' * (preset == 'cpu')}.nc").attrs["seconds"] == 7.0
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.glob("*.nc"))) == 2

@@ -1,11 +1,13 @@
 """The ledger: verdicts, records that survive, and the table."""
 
 import json
+import math
 import os
 import re
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -255,6 +257,57 @@ def test_damaged_records_count_as_not_run(root, damage):
     path.write_text(damage(path.read_text()))
     with pytest.warns(UserWarning, match="K1 counts as not run: the record .*K1.json"):
         assert ledger.table()[0]["verdict"] == "not run yet"
+
+
+WRONG = {
+    "id": ["K2", None, 3],
+    "verdict": ["maybe", None, ["holds"], "not run yet"],
+    "value": [math.nan, math.inf, True, [1.0], {}, "", None],
+    "ci": [[1.0], [1.0, math.nan], [2.0, 1.0], "12", [1.0, "a"], {"0": 1, "1": 2}, 3, [None, None]],
+    "seeds": [0, -1, 2.5, "3", True, math.nan],
+    "seconds": [-1.0, math.nan, "1", [1]],
+    "detail": [None, 3],
+    "device": [None, ["cpu"]],
+    "date": [20, None],
+    "label": [None, ["laptop"]],
+}
+
+
+@pytest.mark.parametrize("entry", WRONG)
+def test_an_entry_that_check_would_not_write_makes_no_record(root, entry):
+    ledger.check("K1", True, 1.0, ci=(0.5, 1.5), seeds=3)
+    path = root / "laptop/K1.json"
+    record = read(path)
+    for wrong in WRONG[entry]:
+        path.write_text(json.dumps({**record, entry: wrong}))
+        with pytest.warns(UserWarning, match="^K1 counts as not run: the record [^\n]*K1.json (is|has) [^\n]*$"):
+            rows = ledger.table()
+        assert rows[0]["live"] is None and rows[0]["verdict"] == "not run yet"
+        assert ledger.html(rows) and ledger.summary(rows)
+
+
+def test_a_record_of_300_flipped_bits_is_refused_or_as_it_was_written(root):
+    """A flip in a text or a digit cannot be told; whatever is taken has the kinds that a page shows."""
+    ledger.check("K1", True, 1.0, ci=(0.5, 1.5), seeds=3, detail="a detail")
+    path = root / "laptop/K1.json"
+    content = path.read_bytes()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for k in range(300):
+            damaged = bytearray(content)
+            damaged[k * len(content) // 300] ^= 1 << k % 8
+            path.write_bytes(damaged)
+            found = ledger._read(path, "laptop", "K1")
+            assert ledger._record_html(found, "holds")
+            assert found is None or (found["id"], found["label"], found["verdict"]) == ("K1", "laptop", "holds")
+
+
+def test_every_committed_record_is_read():
+    folder = Path(__file__).parents[1] / "results/ledger"
+    paths = [path for label in ledger.LARGER for path in sorted((folder / label).glob("*.json"))]
+    assert len(paths) > 20
+    for path in paths:
+        assert ledger._read(path, path.parent.name, path.stem)["id"] == path.stem
 
 
 def test_html_says_it_in_words_and_links_existing_chapters_only(book):

@@ -3,6 +3,7 @@
 import importlib
 import io
 import json
+import re
 import tarfile
 from types import SimpleNamespace
 
@@ -44,6 +45,30 @@ def pin(monkeypatch, tmp_path):
         vendor.vendor(tmp_path / "first")
     given = str(refused.value).split("has ")[-1].rstrip(".")
     monkeypatch.setattr(vendor, "ARCHIVES", {"made": vendor.ARCHIVES["made"]._replace(sha512=given)})
+
+
+def test_every_licence_of_what_is_bundled_comes_along():
+    try:
+        folders = vendor.vendor(build.VENDOR)
+    except vendor.NotFetched as missing:
+        pytest.skip(str(missing))
+    assert "Apache License" in (folders["mathjax"] / "LICENSE").read_text()
+    assert "Project Jupyter" in (folders["widgets"] / "LICENSE").read_text()
+    script, icons = folders["widgets"] / "embed.js", (folders["icons"] / "LICENSE.txt").read_text()
+    (notices,) = re.findall(r"license information please see (\S+)", script.read_text(encoding="utf-8")[:200])
+    assert "jQuery" in (folders["widgets"] / notices).read_text()
+    fonts = [path for path in folders["widgets"].iterdir() if path.suffix in (".woff2", ".ttf")]
+    assert fonts and all(b"Font Awesome" in path.read_bytes() for path in fonts if path.suffix == ".ttf")
+    assert "Font Awesome Free" in icons and "SIL OFL 1.1" in icons
+
+
+def test_other_files_of_the_same_archive_are_fetched_anew(npm, monkeypatch, tmp_path):
+    monkeypatch.setattr("time.time", lambda: 1.0)
+    pin(monkeypatch, tmp_path)
+    vendor.vendor(tmp_path / "cache")
+    monkeypatch.setattr(vendor, "ARCHIVES", {"made": vendor.ARCHIVES["made"]._replace(files=r"LICENSE|es5/.*")})
+    folder = vendor.vendor(tmp_path / "cache")["made"]
+    assert sorted(path.name for path in folder.iterdir()) == ["LICENSE", "a.js", "b.js"]
 
 
 def test_the_files_wanted_are_kept_and_fetched_once(npm, monkeypatch, tmp_path):

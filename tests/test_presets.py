@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import nbformat
 import numpy as np
 import pytest
 
-from lazylib.book import ledger, parameters
+from lazylib.book import chapter, ledger, parameters
 
 ROOT = Path(__file__).parents[1]
 PRESETS = {
@@ -68,7 +69,25 @@ def test_changes_show_in_the_label_and_reach_the_ledger():
         (dict(taus=[]), r"taus must be a non-empty list of finite numbers, not \[\]\."),
         (dict(taus=np.array([])), r"taus must be a non-empty list of finite numbers, not \[\]\."),
         (dict(taus=0.1), r"taus must be a non-empty list of finite numbers, not 0\.1\."),
-        (dict(taus=["1e-1", 1]), r"taus must be a non-empty list of finite numbers, not \['1e-1', 1\]\."),
+        (
+            dict(taus=["1e-1", 1]),
+            r"taus must be a non-empty list of finite numbers, not \['1e-1', 1\] "
+            r"\(YAML takes '1e-1' for a text: write 0\.1\)\.",
+        ),
+        (dict(taus=["1e20"]), r"taus must be .*\(YAML takes '1e20' for a text: write 1\.0e\+20\)\."),
+        (dict(taus=[1, 2, 1.0]), r"taus must be a list of distinct values, not with 1\.0 twice\."),
+        (dict(taus=[1e300]), r"taus must be 0 or from 1e-12 to 1e\+12 in size, not 1e\+300\."),
+        (dict(taus=[1e-300]), r"taus must be 0 or from 1e-12 to 1e\+12 in size, not 1e-300\."),
+        (dict(m=10**400), r"m must be 0 or from 1e-12 to 1e\+12 in size, not 10+\.\.\.\."),
+        (dict(m=10**5000), r"m must be .* in size, not a number of thousands of digits\."),
+        (dict(horizon=[10**5000]), r"horizon must be a finite number, not a number of thousands of digits\."),
+        (
+            dict(trials=10**9),
+            r"a run must be at most 100 times as large as that of the largest preset, "
+            r"not about 1e\+07 times, by trials \(× 1e\+07\)\.",
+        ),
+        (dict(trials=2000, m=400, widths=[80, 160]), r"a run must be .* not about 1\.6e\+03 times, by trials .* m .*"),
+        (dict(taus=[float(k) for k in range(1, 600)]), r"a run must be .* by taus \(× 1\.2e\+02\)\."),
         (dict(taus=[1, float("nan")]), r"taus must be a non-empty list of finite numbers, not \[1, nan\]\."),
         (dict(taus=[1, float("inf")]), r"taus must be a non-empty list of finite numbers, not \[1, inf\]\."),
         (dict(taus=[True]), r"taus must be a non-empty list of finite numbers, not \[True\]\."),
@@ -80,7 +99,7 @@ def test_changes_show_in_the_label_and_reach_the_ledger():
         (dict(m=True), r"m must be a whole number, not True\."),
         (dict(trials=0), r"trials must be at least 1, not 0\."),
         (dict(horizon=1e7), r"horizon must be between 1 and 1000000\.0, not 10000000\.0\."),
-        (dict(horizon="1e3"), r"horizon must be a finite number, not '1e3' \(.*\)\."),
+        (dict(horizon="1e3"), r"horizon must be .*, not '1e3' \(YAML takes '1e3' for a text: write 1000\.0\)\."),
         (dict(horizon=10**400), r"horizon must be a finite number, not 10+\.\.\.\."),
         (dict(symmetrized="false"), r"symmetrized must be true or false, not 'false' \(.*\)\."),
         (dict(symmetrized=1), r"symmetrized must be true or false, not 1\."),
@@ -133,6 +152,99 @@ def test_a_preset_is_held_to_the_rules_too():
         resolve("smoke", tables={**PRESETS, "smoke": {"m": 3}})
 
 
+def test_a_value_of_the_preset_that_the_reader_replaced_is_not_checked():
+    """As the device of the published run, where there is none."""
+    tables = {**PRESETS, "smoke": {"m": 3}}
+    assert resolve("smoke", tables=tables, m=4).label == "smoke, changed"
+
+
+# --- the chapters' own parameters ---
+
+
+class Captured(Exception):
+    pass
+
+
+def tables_of(notebook):
+    """Names, presets and rules of a chapter, as its second cell gives them to `chapter.start`."""
+    found = {}
+
+    def start(stem, namespace, presets, *, claims, figures="svg", **rules):
+        found.update(presets=presets, rules=rules)
+        raise Captured
+
+    cells = [cell.source for cell in nbformat.read(notebook, 4).cells if cell.cell_type == "code"]
+    namespace = {"__name__": "chapter"}
+    exec(cells[0], namespace)
+    names = {name: value for name, value in namespace.items() if not name.startswith("__")}
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Captured):
+        patch.setattr(chapter, "start", start)
+        exec(cells[1], namespace)
+    return names, found["presets"], found["rules"]
+
+
+CHAPTERS = sorted((ROOT / "chapters").glob("[01]*.ipynb"))
+ODD = [0, -1, 1, 2, 3, 7, 1000, 10**9, 10**400, 10**5000, 0.5, -0.0, 1e-300, 1e300, 1e20, float("nan"), float("inf")]
+ODD += ["", "abc", "1e-1", "cuda", "x" * 500, True, [], [[]], [3], [2, 2], ["1e-1"], [True], {}, {"a": 1}, object()]
+
+
+def made(value, rng):
+    """A value beside a good one, or an odd one, or a list of odd ones."""
+    value = value.tolist() if isinstance(value, np.ndarray) else value
+    near = [value]
+    if isinstance(value, list):
+        near += [value[::-1], value + value, value[:1], value * 2000, [*value, rng.choice(ODD)], value[:-1]]
+        near += [[v * factor for v in value] for factor in (1.0000001, -1, 1e5, 1e-9) if not isinstance(value[0], str)]
+    elif not isinstance(value, str):
+        near += [value + 1, -value, value * 1e5, value * 10**5, value / 3, value * 1.0000001, [value]]
+    return rng.choice(near) if rng.random() < 0.6 else rng.choice(ODD)
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_every_odd_set_of_parameters_is_fine_or_refused_in_one_short_sentence(path):
+    names, presets, rules = tables_of(path)
+    assert len(CHAPTERS) == 12
+    rng, refused = random.Random(path.stem), 0
+    for _ in range(450):
+        some = rng.sample(list(presets["laptop"]), rng.choice([1, 2, 3]))
+        given = {name: made(presets["laptop"][name], rng) for name in some}
+        values = {**names, "preset": rng.choice([*presets, "laptop", "laptop", "smoke", rng.choice(ODD)]), **given}
+        if rng.random() < 0.1:
+            values["In"] = ["", f"# Parameters\n{'n' * rng.choice([1, 300])} = 1"]
+        try:
+            p = parameters.resolve(values, presets, **rules)
+        except ValueError as error:
+            refused += 1
+            assert len(str(error)) <= 300 and str(error).endswith(".") and "\n" not in str(error), (given, str(error))
+        else:
+            assert all(np.all(np.isfinite(v)) for v in vars(p).values() if not isinstance(v, (str, list)))
+    assert 150 < refused < 450
+
+
+@pytest.mark.parametrize(
+    "stem, given, sentence",
+    [
+        ("02", dict(tau_lazy=0.1, tau_nonlazy=2.0), "tau_nonlazy must be below tau_lazy, not 2.0."),
+        ("02", dict(tau_lazy=1.0, tau_nonlazy=1.0), "tau_nonlazy must be below tau_lazy, not 1.0."),
+        ("03", dict(few=100), "few must be below d, not 100."),
+        ("11", dict(depths=[3]), "depths must be increasing, with 2 values at least, not [3]."),
+    ],
+)
+def test_what_cannot_be_judged_is_refused(stem, given, sentence):
+    (path,) = [path for path in CHAPTERS if path.stem.startswith(stem)]
+    names, presets, rules = tables_of(path)
+    with pytest.raises(ValueError) as told:
+        parameters.resolve({**names, **given}, presets, **rules)
+    assert str(told.value) == sentence
+
+
+def test_the_published_run_is_there_on_another_device():
+    for path in CHAPTERS:
+        names, presets, rules = tables_of(path)
+        if "device" in names:
+            assert parameters.resolve({**names, "preset": "paper", "device": "cpu"}, presets, **rules).label == "paper"
+
+
 CELLS = [
     (
         "parameters",
@@ -142,7 +254,7 @@ CELLS = [
     ),
     (
         "",
-        "from lazylib.book import ledger, parameters\n"
+        "from lazylib.book import chapter, ledger, parameters\n"
         'PRESETS = {"smoke": {"m": 2}, "laptop": {"taus": [0.1, 1.0], "m": 4, "symmetrized": True}}\n'
         "p = parameters.resolve(globals(), PRESETS, taus=parameters.positive, m=parameters.even)",
     ),
@@ -193,7 +305,10 @@ def papermill(notebook, *parameters):
             "taus must be a non-empty list of finite numbers, not '[1,2]' (with papermill: -y '{taus: ...}').",
         ),
         (["-y", "{taus: [0.1, 0]}"], "taus must be positive, not 0."),
-        (["-y", "{taus: [1e-1]}"], "taus must be a non-empty list of finite numbers, not ['1e-1']."),
+        (
+            ["-y", "{taus: [1e-1]}"],
+            "taus must be a non-empty list of finite numbers, not ['1e-1'] (YAML takes '1e-1' for a text: write 0.1).",
+        ),
         (["-y", "{taus: []}"], "taus must be a non-empty list of finite numbers, not []."),
         (["-p", "m", "3"], "m must be even, not 3."),
     ],

@@ -1,5 +1,6 @@
 """Sweeps survive kills and damage, and never reuse a cell that other code or parameters made."""
 
+import importlib
 import math
 import os
 import pickle
@@ -15,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import xarray as xr
@@ -230,6 +232,114 @@ def run(tau, seed):
     assert log() == ["1.0 0"]
 
 
+class Lines(Exception):
+    def __str__(self):
+        return "the first line\nsecond line"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [("Lines()", "Lines: the first line"), ("ValueError()", "ValueError"), ("KeyError('a')", "KeyError: 'a'")],
+)
+def test_the_error_of_a_sweep_has_the_words_of_the_first_failure(tmp_path, log, error, line):
+    source = f"def run(a):\n    error = {error}\n    error.add_note('a note')\n    raise error"
+    run = notebook(source, Lines=Lines)["run"]
+    with pytest.raises(RuntimeError) as told:
+        sweep(run, {"a": [1, 2]})
+    assert str(told.value) == f"run failed in 2 of 2 cells (no store), first at a=1: {line}"
+    assert "a note" in told.value.__notes__[0]
+
+
+def test_the_error_of_a_sweep_counts_what_was_not_begun(tmp_path, log, monkeypatch):
+    monkeypatch.setattr(module, "_got_on", [])
+    left = iter([1.0, 1.0, 1.0, -1.0])
+    monkeypatch.setattr(module, "time_left", lambda: next(left))
+    run = notebook("def run(a):\n    return {'x': 1 / (a - 2)}")["run"]
+    said = r"^run failed in 1 of 4 cells \(2 are stored, 1 not begun\), first at a=2: ZeroDivisionError"
+    with pytest.raises(RuntimeError, match=said):
+        sweep(run, {"a": [1, 2, 3, 4]}, store=tmp_path)
+
+
+def damage_rename(path):
+    """The cell of another point in this one's place."""
+    other = next(each for each in sorted(path.parent.iterdir()) if each != path)
+    checksum = other.stem.partition("-")[2]
+    shutil.copy(other, path.with_name(f"{path.stem.partition('-')[0]}-{checksum}.nc"))
+    path.unlink()
+
+
+def damage_dangling(path):
+    path.unlink()
+    path.symlink_to(path.parent / "nowhere")
+
+
+@pytest.mark.parametrize("damage", [damage_rename, damage_dangling])
+def test_a_file_that_is_no_cell_of_this_point_is_computed_again(tmp_path, log, damage):
+    run = notebook(RUN)["run"]
+    before = sweep(run, GRID, store=tmp_path / "s")
+    victim = sorted((tmp_path / "s").iterdir())[2]
+    damage(victim)
+    log()
+    with pytest.warns(UserWarning, match=r"stored cell of tau=.*, seed=\d is damaged"):
+        after = sweep(run, GRID, store=tmp_path / "s")
+    assert len(log()) == 1
+    xr.testing.assert_identical(before, after)
+
+
+def test_of_two_files_of_a_cell_the_whole_one_counts(tmp_path, log):
+    run = notebook(RUN)["run"]
+    before = sweep(run, GRID, store=tmp_path)
+    for path in sorted(tmp_path.iterdir())[:3]:
+        for twin in ("0" * 32, "f" * 32):
+            (tmp_path / f"{path.name.partition('-')[0]}-{twin}.nc").write_bytes(path.read_bytes()[:-1])
+    log()
+    with pytest.warns(UserWarning, match="is damaged"):
+        after = sweep(run, GRID, store=tmp_path)
+    assert log() == []
+    xr.testing.assert_identical(before, after)
+
+
+def test_a_damaged_cell_in_a_folder_that_cannot_be_changed_is_no_error(tmp_path, log, monkeypatch):
+    def refuse(path, missing_ok=False):
+        raise PermissionError(13, "Permission denied")
+
+    run = notebook(RUN)["run"]
+    sweep(run, GRID, store=tmp_path)
+    damage_bit(sorted(tmp_path.iterdir())[2])
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.warns(UserWarning, match="is damaged"):
+        assert module._read(sorted(tmp_path.iterdir())[2:3], {"tau": 1.0}) is None
+
+
+def test_every_one_of_300_flipped_bits_of_a_cell_is_found(tmp_path, log):
+    run = notebook(RUN)["run"]
+    sweep(run, {"tau": [1.0], "seed": [0]}, store=tmp_path / "s")
+    (path,) = (tmp_path / "s").iterdir()
+    content = path.read_bytes()
+    for k in range(300):
+        damaged = bytearray(content)
+        damaged[k * len(content) // 300] ^= 1 << k % 8
+        path.write_bytes(damaged)
+        with pytest.warns(UserWarning, match="is damaged"):
+            assert module._read([path], {"tau": 1.0, "seed": 0}) is None
+    path.write_bytes(content)
+    assert module._read([path], {"tau": 1.0, "seed": 0}) is not None
+
+
+def test_a_store_is_a_folder_of_the_reader_s(tmp_path, log, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    sweep(notebook(RUN)["run"], GRID, store="~/cells")
+    assert len(list((tmp_path / "cells").iterdir())) == 6 and not (tmp_path / "~").exists()
+    log()
+    with pytest.raises(ValueError, match="^store must be the path of a folder, or None for no store, got ''"):
+        sweep(notebook(RUN)["run"], GRID, store="")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="^store must be a folder, but .*file/in cannot be made"):
+        sweep(notebook(RUN)["run"], GRID, store=tmp_path / "file/in")
+    assert log() == []
+
+
 # ---- what enters the key ----
 
 BASE = (
@@ -343,6 +453,79 @@ def test_a_module_of_the_readers_counts_by_the_functions_used(tmp_path, log, mon
         exec(f"def f(x): return {f}", vars(own))
         sweep(notebook(source, own_model=own)["run"], {"a": [1]}, store=tmp_path / "s")
         assert log() == calls
+
+
+USES = {  # how run comes by pkg/sub.py, and in which file the change is
+    "attribute": ("import pkg.sub", "return {'x': pkg.sub.f(a)}", "sub"),
+    "alias": ("import pkg.sub as sub", "m = sub\n    return {'x': m.f(a)}", "sub"),
+    "getattr": ("import pkg.sub as sub", "return {'x': getattr(sub, 'f')(a)}", "sub"),
+    "import": ("", "import pkg.sub\n    return {'x': pkg.sub.f(a)}", "sub"),
+    "import as": ("", "import pkg.sub as sub\n    return {'x': sub.f(a)}", "sub"),
+    "from": ("", "from pkg.sub import f\n    return {'x': f(a)}", "sub"),
+    "from package": ("", "from pkg import sub\n    return {'x': sub.f(a)}", "sub"),
+    "nested": ("", "def g():\n        import pkg.sub as s\n        return s\n    return {'x': g().f(a)}", "sub"),
+    "relative": ("from pkg.sub import far", "return {'x': far(a)}", "other"),
+    "relative, alias": ("import pkg.sub", "return {'x': (pkg.sub.near)(a)}", "other"),
+    "constant": ("import pkg.sub as sub", "return {'x': sub.f(a)}", "constant"),
+    "function's attribute": ("import pkg.sub as sub", "return {'x': sub.f.more + a}", "sub"),
+    "class": ("from pkg.sub import Net", "return {'x': Net()(a)}", "other"),
+    "class's dunder": ("from pkg.sub import Net", "return {'x': Net()[a]}", "sub"),
+    "object": ("from pkg.sub import net", "return {'x': net(a)}", "other"),
+    "object's module": ("import pkg, pkg.sub", "q = pkg\n    return {'x': q.sub.net(a)}", "other"),
+    "metaclass": ("from pkg.sub import Net", "return {'x': Net + a}", "sub"),
+}  # fmt: skip
+SUB = """
+from functools import partial
+from . import other
+K = {constant}
+class Meta(type):
+    def __add__(cls, x): return x + {sub}
+class Net(metaclass=Meta):
+    __getitem__ = partial(lambda x, i: x + i, {sub})
+    def __call__(self, x): return other.f(x)
+net = Net()
+def f(x): return x + {sub} + K
+f.more = {sub}
+def far(x):
+    from .other import f
+    return f(x)
+near = other.f
+"""
+
+
+def test_a_changed_module_of_the_readers_gives_no_stale_cell(tmp_path, log, monkeypatch):
+    """Whatever way run comes by it. One process is enough: each change is loaded anew."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    (tmp_path / "pkg").mkdir()
+    (tmp_path / "pkg/__init__.py").write_text("")
+    for how, (first, then, where) in USES.items():
+        found = []
+        for value in (1, 1, 5):
+            values = {"sub": 1, "constant": 1, "other": 1, where: value}
+            (tmp_path / "pkg/sub.py").write_text(SUB.format(**values))
+            (tmp_path / "pkg/other.py").write_text(f"def f(x): return x + {values['other']}")
+            for name in [name for name in sys.modules if name.partition(".")[0] == "pkg"]:
+                del sys.modules[name]
+            importlib.invalidate_caches()
+            run = notebook(COUNT + f"{first}\ndef run(a):\n    count(a)\n    {then}\n")["run"]
+            found.append(sweep(run, {"a": [1]}, store=tmp_path / how).x.item())
+        assert log() == ["1", "1"] and found[0] == found[1] == found[2] - 4, how
+    for name in [name for name in sys.modules if name.partition(".")[0] == "pkg"]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize("look", ["eval('f')(a)", "globals()['f'](a)", "importlib.import_module('m').f(a)"])
+def test_code_that_hides_what_it_uses_is_refused(tmp_path, log, look):
+    run = notebook(f"import importlib\nf = abs\ndef run(a):\n    return {{'x': {look}}}")["run"]
+    with pytest.raises(TypeError, match="must be told from its code, but run calls (eval|globals|import_module)"):
+        sweep(run, {"a": [1]}, store=tmp_path)
+
+
+def test_a_tensor_that_is_trained_is_not_one_that_is_not(tmp_path, log):
+    for trained in (False, True):
+        run = notebook("def run(a):\n    return {'x': w.requires_grad}", w=torch.ones(1, requires_grad=trained))["run"]
+        assert sweep(run, {"a": [1]}, store=tmp_path).x.item() is trained
 
 
 def test_an_object_without_a_value_is_refused_by_name(tmp_path, log):
@@ -572,7 +755,8 @@ def squares(x):
 
 
 def test_a_sweep_pauses_in_time_and_goes_on(tmp_path, monkeypatch):
-    left = iter([1.0, 1.0, -1.0])
+    monkeypatch.setattr(module, "_got_on", [])
+    left = iter([1.0, 1.0, -1.0])  # asked before work and before the second cell and the third
     monkeypatch.setattr(module, "time_left", lambda: next(left))
     with pytest.raises(Paused, match="^1 of 3 cells of squares are left"):
         sweep(squares, {"x": [1, 2, 3]}, store=tmp_path)
@@ -581,6 +765,57 @@ def test_a_sweep_pauses_in_time_and_goes_on(tmp_path, monkeypatch):
     assert sweep(squares, {"x": [1, 2, 3]}, store=tmp_path).y.values.tolist() == [1, 4, 9]
     monkeypatch.setattr(module, "time_left", lambda: -1.0)
     assert sweep(squares, {"x": [1, 2, 3]}).y.size == 3  # with nowhere to go on from there is no pausing
+
+
+def test_however_short_a_piece_is_it_gets_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "time_left", lambda: -1.0)
+    for left in (2, 1):
+        monkeypatch.setattr(module, "_got_on", [])  # a new process
+        with pytest.raises(Paused, match=f"^{left} of 3 cells"):
+            sweep(squares, {"x": [1, 2, 3]}, store=tmp_path)
+        with pytest.raises(Paused, match=f"^{left} of 3 cells"):  # one cell a process, not one a sweep
+            sweep(squares, {"x": [1, 2, 3]}, store=tmp_path)
+    monkeypatch.setattr(module, "_got_on", [])
+    assert sweep(squares, {"x": [1, 2, 3]}, store=tmp_path).y.values.tolist() == [1, 4, 9]
+
+
+@pytest.mark.parametrize("minutes", ["0", "-5", "nan", "ten", "1e", "1,5", "9" * 5000 + "x"])
+def test_nonsensical_minutes_are_refused_before_work(log, monkeypatch, minutes):
+    monkeypatch.setenv("LAZYLIB_MINUTES", minutes)
+    with pytest.raises(ValueError, match="^LAZYLIB_MINUTES must be a positive number of minutes, got .{1,70}$"):
+        sweep(notebook(RUN)["run"], GRID)
+    assert log() == []
+
+
+ORPHANS = """
+import os, time
+from lazylib.runs import sweep
+def run(a):
+    with open("pids", "a") as file:
+        file.write(f"{os.getpid()}\\n")
+    time.sleep(300)
+sweep(run, {"a": [1, 2, 3]}, store="store", n_jobs=2)
+"""
+
+
+def test_workers_end_with_a_main_process_that_is_killed(tmp_path, log):
+    (tmp_path / "script.py").write_text(ORPHANS)
+    path = os.pathsep.join([str(files.PACKAGE.parent), os.environ.get("PYTHONPATH", "")])
+    main = subprocess.Popen(
+        [sys.executable, "script.py"], cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.DEVNULL
+    )
+    pids = tmp_path / "pids"
+    deadline = time.time() + 120
+    while not (pids.exists() and len(pids.read_text().splitlines()) == 2) and time.time() < deadline:
+        time.sleep(0.1)
+    family = [psutil.Process(main.pid), *psutil.Process(main.pid).children(recursive=True)]
+    assert {int(pid) for pid in pids.read_text().split()} <= {process.pid for process in family}
+    main.kill()
+    main.wait()
+    _, alive = psutil.wait_procs(family, timeout=10)
+    for process in alive:
+        process.kill()
+    assert alive == []
 
 
 def test_the_time_left_counts_from_the_start(monkeypatch):

@@ -231,8 +231,15 @@ def test_no_record_of_a_failed_chapter_is_left_unless_it_is_a_committed_one(run,
     assert len(list(tmp_path.rglob("committed/*/T1.json"))) == 1
 
 
+def copied(notebook, output, preset):
+    """As `execute.execute`, in no time."""
+    write(output, *nbformat.read(notebook, as_version=4).cells)
+    return {"seconds": 0.0, "peak_mib": 0}
+
+
 @pytest.mark.parametrize("damage", ["", "{", "null", "{}"])
-def test_after_a_damaged_state_a_chapter_is_executed_again(run, tmp_path, damage):
+def test_after_a_damaged_state_a_chapter_is_executed_again(run, tmp_path, monkeypatch, damage):
+    monkeypatch.setattr(execute, "execute", copied)
     write(tmp_path / "chapters/a.ipynb", TITLE, code("1"))
     assert run("a").executed == ["a"] and run("a").unchanged == ["a"]
     (tmp_path / "out/chapters/a.json").write_text(damage)
@@ -247,6 +254,59 @@ def test_a_chapter_is_executed_again_once_cifar10_is_there(run, tmp_path, monkey
     run("a", "b")
     there["cifar10"] = tmp_path
     assert run("a", "b") == (["a"], ["b"], {}) and run("a", "b").executed == []
+
+
+def test_a_chapter_is_executed_again_when_a_larger_record_of_its_claims_changes(run, tmp_path, monkeypatch):
+    """Its top line shows their verdicts; those of other chapters, and smaller runs, do not count."""
+    committed = tmp_path / "committed"
+    monkeypatch.setattr(execute, "RECORDS", committed)
+    monkeypatch.setattr(execute, "execute", copied)
+    write(tmp_path / "chapters/02_trajectories.ipynb", TITLE, code("1"))
+    assert run("02_trajectories").executed
+    for record, changes in {"paper/T1": True, "cpu/T2": True, "laptop/T1": False, "paper/K1": False}.items():
+        for content in ("{}", "[]"):
+            (committed / record).parent.mkdir(parents=True, exist_ok=True)
+            (committed / f"{record}.json").write_text(content)
+            assert bool(run("02_trajectories").executed) == changes, record
+    one, other = (execute.fingerprint(tmp_path / "chapters/02_trajectories.ipynb", p, None) for p in ("paper", "cpu"))
+    (committed / "paper/T1.json").write_text("another")  # which such a run itself writes
+    assert execute.fingerprint(tmp_path / "chapters/02_trajectories.ipynb", "paper", None) == one != other
+
+
+DAMAGES = [lambda page: b"", lambda page: page[:-30], lambda page: page.replace(b"# A", b"# B")]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_page_is_executed_again(run, tmp_path, monkeypatch, damage):
+    monkeypatch.setattr(execute, "execute", copied)
+    write(tmp_path / "chapters/a.ipynb", TITLE, code("1"))
+    page = tmp_path / "out/chapters/a.ipynb"
+    assert run("a").executed == ["a"] and run("a").unchanged == ["a"] and execute.state_of(page)
+    page.write_bytes(damage(page.read_bytes()))
+    assert not execute.state_of(page) and run("a").executed == ["a"] and execute.state_of(page)
+    page.unlink()
+    assert not execute.state_of(page)
+
+
+@pytest.mark.parametrize("damage", ["", "null", "[]", "{}", '{"page": 1}'])
+def test_what_a_chapter_took_is_not_known_from_a_damaged_state(run, tmp_path, monkeypatch, damage):
+    monkeypatch.setattr(execute, "execute", copied)
+    write(tmp_path / "chapters/a.ipynb", TITLE, code("1"))
+    run("a")
+    page = tmp_path / "out/chapters/a.ipynb"
+    assert execute.cost_of(page)["seconds"] == 0.0
+    page.with_suffix(".json").write_text(damage)
+    assert execute.cost_of(page) is None
+
+
+def test_cleaning_up_leaves_paused_runs(tmp_path):
+    for name in ("_build/gpu/cells/a.nc", "_build/html/index.html", "_build/.hidden/x", "dist/x", "results/a.nc"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    for _ in range(2):
+        subprocess.run(["make", "-s", "-f", pages.ROOT / "Makefile", "-C", tmp_path, "clean"], check=True)
+        left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+        assert left == ["_build/gpu/cells/a.nc", "results/a.nc"]
 
 
 def test_an_unknown_chapter_is_named():

@@ -1,16 +1,20 @@
 """Training against torch's own SGD in the weights w, resuming, checkpoints, and refusals."""
 
 import copy
+import io
 import math
+import pickle
+import re
 
 import pytest
 import torch
 
-from lazylib.flows import Recipe, accuracy, best_precision, stability, train
+from lazylib.flows import Recipe, accuracy, best_precision, classifier, stability, train
 from lazylib.flows.classifier import computing
 from lazylib.nets import Scaled, convnet, plain_outputs
 from lazylib.problems import Images, augment
 from lazylib.runs import generator
+from lazylib.runs.files import write_sealed
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +110,8 @@ def test_a_killed_run_resumes_to_the_same_weights(data, alpha, tmp_path):
     assert [(e.loss, e.train_accuracy, e.test_accuracy) for e in found] == [
         (e.loss, e.train_accuracy, e.test_accuracy) for e in expected
     ]
-    assert [path.name for path in tmp_path.iterdir()] == ["run.pt"]
+    (file,) = tmp_path.iterdir()
+    assert re.fullmatch("run-[0-9a-f]{32}-[0-9a-f]{32}.pt", file.name)
 
 
 def test_only_some_epochs_are_tested_and_always_the_last(data):
@@ -116,34 +121,100 @@ def test_only_some_epochs_are_tested_and_always_the_last(data):
 
 def test_a_finished_run_is_not_trained_again(data, tmp_path):
     list(train(model(), data, SHORT, precision="float32", checkpoint=tmp_path / "run.pt"))
-    before = (tmp_path / "run.pt").read_bytes()
+    ((before, content),) = contents(tmp_path).items()
     assert len(list(train(model(), data, SHORT, precision="float32", checkpoint=tmp_path / "run.pt"))) == 3
-    assert (tmp_path / "run.pt").read_bytes() == before
+    assert contents(tmp_path) == {before: content}
 
 
-@pytest.mark.parametrize("change", ["recipe", "alpha", "weights", "data", "seed"])
-def test_a_checkpoint_of_another_run_is_refused_and_left_alone(data, tmp_path, change):
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def own(factor):
+    """A model with other code, but the same weights, for each factor; as after an edit between two sessions."""
+    names = {"__name__": "notebook", "Linear": torch.nn.Linear}
+    exec(
+        f"class Net(Linear):\n    def forward(self, x): return {factor} * super().forward(x.flatten(1)[:, :4])",
+        names,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return names["Net"](4, 3)
+
+
+@pytest.mark.parametrize("change", ["recipe", "alpha", "weights", "data", "seed", "code"])
+def test_another_run_starts_anew_beside_a_checkpoint_and_leaves_it_alone(data, tmp_path, change):
+    path = tmp_path / "run.pt"
+    first = own(1.0) if change == "code" else model()
+    next(train(first, data, SHORT, precision="float32", checkpoint=path))
+    ((name, before),) = contents(tmp_path).items()
+    net, images, recipe, seed = {
+        "recipe": (model, data, Recipe(epochs=3, batch=16, lr=0.004), 0),
+        "alpha": (lambda: model(20.0), data, SHORT, 0),
+        "weights": (lambda: Scaled(convnet("vgg11", 1 / 32, classes=3), 10.0), data, SHORT, 0),
+        "data": (model, data.take(39, 10), SHORT, 0),
+        "seed": (model, data, SHORT, 1),
+        "code": (lambda: own(2.0), data, SHORT, 0),
+    }[change]
+    fresh = next(train(net(), images, recipe, seed=seed, precision="float32"))
+    beside = next(train(net(), images, recipe, seed=seed, precision="float32", checkpoint=path))
+    assert beside[:4] == fresh[:4] and contents(tmp_path)[name] == before and len(contents(tmp_path)) == 2
+
+
+def test_a_run_that_outlives_an_edit_of_lazylib_is_no_other_run_s_beginning(data, tmp_path, monkeypatch):
     path = tmp_path / "run.pt"
     next(train(model(), data, SHORT, precision="float32", checkpoint=path))
-    before = path.read_bytes()
-    other = {
-        "recipe": (model(), data, Recipe(epochs=3, batch=16, lr=0.004), 0),
-        "alpha": (model(20.0), data, SHORT, 0),
-        "weights": (Scaled(convnet("vgg11", 1 / 32, classes=3), 10.0), data, SHORT, 0),
-        "data": (model(), data.take(39, 10), SHORT, 0),
-        "seed": (model(), data, SHORT, 1),
-    }[change]
-    with pytest.raises(ValueError, match="belongs to a run with other"):
-        next(train(*other[:3], seed=other[3], precision="float32", checkpoint=path))
-    assert path.read_bytes() == before
+    monkeypatch.setattr(classifier, "LOADED", b"what this process had loaded before the edit")
+    next(train(model(), data, SHORT, precision="float32", checkpoint=path))
+    assert len(contents(tmp_path)) == 2
 
 
-def test_a_damaged_checkpoint_is_said_and_the_run_starts_anew(data, tmp_path):
+def test_no_flipped_bit_cut_or_other_name_of_a_checkpoint_is_taken(data, tmp_path):
+    """40 bits spread over the file: each is warned about, and the run starts anew."""
     path = tmp_path / "run.pt"
-    list(train(model(), data, SHORT, precision="float32", checkpoint=path))
-    path.write_bytes(path.read_bytes()[:-500])
-    with pytest.warns(UserWarning, match="is damaged"):
-        assert len(list(train(model(), data, SHORT, precision="float32", checkpoint=path))) == 3
+    next(train(own(1.0), data, SHORT, precision="float32", checkpoint=path))
+    key = classifier._key(own(1.0), data, SHORT, 0, "float32")
+    ((name, content),) = contents(tmp_path).items()
+    file, net = tmp_path / name, own(1.0)
+    untouched = [w.clone() for w in net.parameters()]
+    taken = []
+    for k in range(40):
+        damaged = bytearray(content)
+        damaged[k * len(content) // 40] ^= 1 << k % 8
+        file.write_bytes(damaged)
+        with pytest.warns(UserWarning, match="is damaged and is not used"):
+            taken += classifier._load(path, key, list(net.parameters()), None)
+    for cut in (0, 1, len(content) // 2, len(content) - 1):
+        file.write_bytes(content[:cut])
+        with pytest.warns(UserWarning, match="is damaged and is not used"):
+            taken += classifier._load(path, key, list(net.parameters()), None)
+    file.write_bytes(content)
+    other = file.rename(tmp_path / name.replace(key, "0" * 32))
+    with pytest.warns(UserWarning, match="is damaged and is not used"):
+        taken += classifier._load(path, "0" * 32, list(net.parameters()), None)
+    assert taken == [] and all(map(torch.equal, untouched, net.parameters()))
+
+    other.rename(file)
+    assert len(list(train(own(1.0), data, SHORT, precision="float32", checkpoint=path))) == 3
+
+
+def test_of_two_checkpoints_of_a_run_the_later_counts_and_a_damaged_one_is_replaced(data, tmp_path):
+    """As a kill between the write of one and the removal of the other leaves them."""
+    path, seen = tmp_path / "run.pt", {}
+    for _ in train(own(1.0), data, SHORT, precision="float32", checkpoint=path):
+        seen |= contents(tmp_path)
+    assert len(seen) == 3
+    for name, content in seen.items():
+        (tmp_path / name).write_bytes(content)
+    before = contents(tmp_path)
+    assert len(list(train(own(1.0), data, SHORT, precision="float32", checkpoint=path))) == 3
+    assert contents(tmp_path) == before  # nothing was trained again
+    last = list(seen)[-1]
+    (tmp_path / last).write_bytes(seen[last][:-1])
+    with pytest.warns(UserWarning, match=f"{last} is damaged"):
+        assert len(list(train(own(1.0), data, SHORT, precision="float32", checkpoint=path))) == 3
+    (file,) = tmp_path.iterdir()  # of another name, since the speed is another
+    assert len(list(train(own(1.0), data, SHORT, precision="float32", checkpoint=path))) == 3
 
 
 def test_a_checkpoint_cannot_run_code(data, tmp_path):
@@ -151,9 +222,12 @@ def test_a_checkpoint_cannot_run_code(data, tmp_path):
         def __reduce__(self):
             return exec, ("raise SystemExit('code was run')",)
 
-    torch.save({"key": Evil()}, tmp_path / "run.pt")
-    with pytest.warns(UserWarning, match="is damaged"):
-        next(train(model(), data, SHORT, precision="float32", checkpoint=tmp_path / "run.pt"))
+    buffer = io.BytesIO()
+    torch.save({"history": Evil()}, buffer)
+    key = classifier._key(own(1.0), data, SHORT, 0, "float32")
+    write_sealed(tmp_path, f"run-{key}", ".pt", buffer.getvalue())
+    with pytest.raises(pickle.UnpicklingError):
+        next(train(own(1.0), data, SHORT, precision="float32", checkpoint=tmp_path / "run.pt"))
 
 
 def test_a_run_that_diverges_says_so_and_stops(data):

@@ -25,6 +25,7 @@ import psutil
 from papermill.exceptions import PapermillExecutionError
 
 from lazylib.book import ledger
+from lazylib.runs import write
 from tools.check import problems
 from tools.clean import clean
 from tools.pages import LEDGER, ROOT, notebooks
@@ -65,7 +66,8 @@ class Done(NamedTuple):
 def fingerprint(notebook: Path, preset: str, records: Path | None) -> str:
     """A hash of everything the result of executing `notebook` depends on; outputs that it holds do not count.
 
-    records: the folder of ledger records that the ledger page shows; None for a chapter.
+    records: the folder of ledger records that the ledger page shows; None for a chapter, whose top line shows those of
+        larger runs of its claims, unless it is such a run.
     """
     content = nbformat.read(notebook, as_version=4)
     parts = [
@@ -74,11 +76,15 @@ def fingerprint(notebook: Path, preset: str, records: Path | None) -> str:
         *(f"{cell.cell_type} {cell.metadata} {cell.source}" for cell in content.cells),
     ]
     files = [path for pattern in CODE for path in sorted(ROOT.glob(pattern)) if RECORDS not in path.parents]
-    files += sorted({*RECORDS.rglob("*.json"), *records.rglob("*.json")}) if records else []
+    if records:
+        files += sorted({*RECORDS.rglob("*.json"), *records.rglob("*.json")})
+    elif preset not in ledger.LARGER:
+        claims = [claim["id"] for claim in ledger.claims().values() if claim["chapter"] == notebook.stem]
+        files += [RECORDS / label / f"{claim}.json" for label in ledger.LARGER for claim in claims]
     digest = hashlib.sha256("\0".join(parts).encode())
     for path in files:
         if path.is_file():
-            digest.update(f"\0{path.name}\0".encode() + path.read_bytes())
+            digest.update(f"\0{path.parent.name}/{path.name}\0".encode() + path.read_bytes())
     return digest.hexdigest()
 
 
@@ -174,10 +180,8 @@ def execute_changed(chosen: list[Path], into: Path, preset: str, records: Path, 
             done.failed[notebook.stem] = error.reason
             not_executed(notebook, output, error.reason, records)
             continue
-        new = {"fingerprint": key, "cifar10": has_cifar10(notebook), "preset": preset, **cost}
-        temporary = output.with_suffix(".tmp")
-        temporary.write_text(json.dumps(new), encoding="utf-8")
-        os.replace(temporary, _state(output))
+        new = {"fingerprint": key, "cifar10": has_cifar10(notebook), "preset": preset, "page": _page(output), **cost}
+        write(_state(output), lambda file, new=new: file.write_text(json.dumps(new), encoding="utf-8"))
         done.executed.append(notebook.stem)
         print(f"    {cost['seconds']} s, {cost['peak_mib']} MiB at most", flush=True)
     return done
@@ -197,12 +201,23 @@ def not_executed(notebook: Path, output: Path, reason: str, records: Path) -> No
 
 
 def state_of(output: Path) -> dict:
-    """What is known of the execution that gave `output`; nothing if there was none that came to its end."""
+    """What is known of the execution that gave `output`; nothing if none came to its end, or its page is damaged."""
     try:
         state = json.loads(_state(output).read_text(encoding="utf-8"))
+        return state if isinstance(state, dict) and state.get("page") == _page(output) else {}
     except (OSError, ValueError):  # there is none, or it is damaged
         return {}
-    return state if isinstance(state, dict) and output.exists() else {}
+
+
+def cost_of(output: Path) -> dict | None:
+    """Seconds, MiB and preset of the execution that gave `output`; None where they are not known."""
+    state = state_of(output)
+    known = all(isinstance(state.get(name), (int, float)) for name in ("seconds", "peak_mib"))
+    return state if known and isinstance(state.get("preset"), str) else None
+
+
+def _page(output: Path) -> str:
+    return hashlib.sha256(output.read_bytes()).hexdigest()
 
 
 def _state(output: Path) -> Path:

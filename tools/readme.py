@@ -7,7 +7,6 @@ whose source is missing stays as it was, and this is said.
 """
 
 import base64
-import json
 import re
 import sys
 from collections.abc import Callable
@@ -17,6 +16,7 @@ import nbformat
 
 from lazylib.book import ledger
 from tools.bench import machine
+from tools.execute import cost_of
 from tools.pages import ROOT, chapters
 
 BUILD = ROOT / "_build"
@@ -34,10 +34,9 @@ def times() -> str | None:
     """What executing each chapter took in the last `make book`."""
     lines = ["| chapter | preset | seconds | peak memory, MiB |", "|---|---|---|---|"]
     for chapter in chapters():
-        path = (BUILD / "executed" / chapter.relative_to(ROOT)).with_suffix(".json")
-        if not path.exists():
+        cost = cost_of(BUILD / "executed" / chapter.relative_to(ROOT))
+        if not cost:
             return None
-        cost = json.loads(path.read_text(encoding="utf-8"))
         lines.append(f"| {chapter.stem} | {cost['preset']} | {cost['seconds']:.0f} | {cost['peak_mib']} |")
     return "\n".join([*lines, "", f"Measured on {machine()}."])
 

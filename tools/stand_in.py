@@ -6,6 +6,8 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
+from lazylib.runs import write
+
 REASON = "not_executed"  # the key of a stand-in's metadata
 
 
@@ -15,8 +17,7 @@ def stand_in(notebook: Path, output: Path, reason: str) -> None:
     content.metadata[REASON] = reason
     warning = "Not executed in this copy of the book: the outputs are those that were committed. The reason:"
     content = under_title(content, f":::{{warning}}\n{warning} {literal(reason)}\n:::")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(content, output)
+    write(output, lambda file: file.write_text(nbformat.writes(content), encoding="utf-8"))
 
 
 def why(output: Path) -> str | None:

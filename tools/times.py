@@ -1,11 +1,11 @@
 """The page that says what executing each chapter takes, from what the executions measured."""
 
-import json
 from pathlib import Path
 
 import nbformat
 
 from lazylib.book import ledger
+from tools.execute import cost_of
 from tools.pages import ROOT, chapters
 
 
@@ -17,8 +17,7 @@ def page(executed: Path) -> str:
     rows = ledger.table()
     lines = []
     for chapter in chapters():
-        state = (executed / chapter.relative_to(ROOT)).with_suffix(".json")
-        here = json.loads(state.read_text(encoding="utf-8")) if state.exists() else None
+        here = cost_of(executed / chapter.relative_to(ROOT))
         now = f"{here['seconds']:.0f} s, {here['peak_mib']} MiB ({here['preset']})" if here else "not measured"
         paper = [r["paper"] for r in rows if r["chapter"] == chapter.stem and r["paper"]]
         seconds = max((record["seconds"] or 0 for record in paper), default=0)

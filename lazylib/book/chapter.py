@@ -13,6 +13,8 @@ chapter.notes()
 from __future__ import annotations
 
 import functools
+import hashlib
+import io
 import json
 import math
 import os
@@ -34,6 +36,7 @@ from .provenance import provenance
 from .stats import Estimate
 
 RESULTS = PACKAGE.parent / "results"
+MANIFEST = "SHA256SUMS"  # beside the results; `sha256sum *.nc > SHA256SUMS` writes it too, `sha256sum -c` checks it
 SYMBOLS = {"alpha_hat": "√h·α"}  # of dimensions in tables
 TITLES = {"paper": "published scale, stored", "cpu": "a larger run on a processor, stored"}
 _now: SimpleNamespace | None = None  # the chapter that runs in this process
@@ -61,16 +64,27 @@ def start(
         cells of sweeps, or None.
 
     Raises:
-        ValueError: a wrong value, in one sentence, before any work.
+        ValueError: a wrong value, a damaged result of the chapter or a store that is no folder, in one sentence,
+            before any work.
     """
     global _now
+    for path in sorted(RESULTS.glob(f"{stem[:2]}_*.nc")):
+        _verified(path)
     p = parameters.resolve(namespace, presets, **rules)
-    p.store = os.environ.get("LAZYLIB_STORE") or None
+    p.store = _store()
     plot.style(figures)  # type: ignore[arg-type]  # it refuses other words itself
     verdicts = display(Markdown("*The verdicts stand here when the chapter has run.*"), display_id=True)
     begun = time.perf_counter()
     _now = SimpleNamespace(stem=stem, p=p, claims=claims.split(), begun=begun, verdicts=verdicts, stored={})
     return p
+
+
+def _store() -> str | None:
+    given = os.environ.get("LAZYLIB_STORE", "").strip()
+    folder = Path(given).expanduser()
+    if given and folder.exists() and not folder.is_dir():
+        raise ValueError(f"LAZYLIB_STORE must be a folder, but {given} is a file.")
+    return str(folder) if given else None
 
 
 def stored(*names: str, rename: Mapping[str, str] | None = None) -> dict[str, xr.Dataset | None]:
@@ -79,6 +93,9 @@ def stored(*names: str, rename: Mapping[str, str] | None = None) -> dict[str, xr
     Args:
         names: of the results, as `keep` was given them.
         rename: old → new name of dimensions, for files that were written under older names.
+
+    Raises:
+        ValueError: a file is not the one that results/SHA256SUMS lists.
     """
     now = _running()
     for name in names:
@@ -86,7 +103,7 @@ def stored(*names: str, rename: Mapping[str, str] | None = None) -> dict[str, xr
         if not found:
             now.stored[name] = None
             continue
-        data = xr.load_dataset(found[0], engine="h5netcdf")
+        data = xr.load_dataset(io.BytesIO(_verified(found[0])), engine="h5netcdf")
         data.attrs["label"] = data.attrs.pop("scale", data.attrs.get("label"))  # "scale": files of earlier versions
         now.stored[name] = data.rename({old: new for old, new in (rename or {}).items() if old in data.dims})
     missing = [name for name in names if now.stored[name] is None]
@@ -187,7 +204,8 @@ def keep(*, folder: Path | None = None, seconds: float | None = None, **datasets
     """Store results of a larger run (preset paper or cpu, unchanged), each with where it comes from; else do nothing.
 
     Floats are rounded to single precision. A file is replaced whole or not at all, and only by a run of the same
-    preset: results/NN_name.nc is the published size, results/NN_name_cpu.nc the larger run on a processor.
+    preset: results/NN_name.nc is the published size, results/NN_name_cpu.nc the larger run on a processor. Its
+    checksum goes to results/SHA256SUMS, by which it is known when it is read.
 
     Args:
         folder: instead of results/.
@@ -212,10 +230,11 @@ def keep(*, folder: Path | None = None, seconds: float | None = None, **datasets
             "parameters": json.dumps(vars(now.p)),
         }
         encoding = {variable: {"zlib": True} for variable in small.data_vars}
-        write(
-            _path(now.stem, name, now.p.label, folder),
-            functools.partial(small.to_netcdf, engine="h5netcdf", encoding=encoding),
-        )
+        path = _path(now.stem, name, now.p.label, folder)
+        write(path, functools.partial(small.to_netcdf, engine="h5netcdf", encoding=encoding))
+        sums = {**_sums(path.parent), path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
+        lines = "".join(f"{digest}  {file}\n" for file, digest in sorted(sums.items()))
+        write(path.parent / MANIFEST, functools.partial(Path.write_text, data=lines, encoding="utf-8"))
 
 
 def notes(seconds: float | None = None) -> None:
@@ -240,6 +259,27 @@ def notes(seconds: float | None = None) -> None:
 
 def _path(stem: str, name: str, label: str, folder: Path | None = None) -> Path:
     return (folder or RESULTS) / f"{stem[:2]}_{name}{'' if label == 'paper' else f'_{label}'}.nc"
+
+
+def _verified(path: Path) -> bytes:
+    """The bytes of a stored result, if they are those that the manifest lists."""
+    data, listed = path.read_bytes(), _sums(path.parent).get(path.name)
+    if hashlib.sha256(data).hexdigest() != listed:
+        fault = "is damaged: its SHA-256 is not that of" if listed else "is not listed in"
+        raise ValueError(
+            f"{path} {fault} {MANIFEST} beside it; restore the file (git checkout), remove it, or, if it is meant, "
+            f"list it (sha256sum *.nc > {MANIFEST})."
+        )
+    return data
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    """File → SHA-256 of the results in a folder, by its manifest."""
+    try:
+        lines = (folder / MANIFEST).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeError):
+        return {}
+    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
 
 def _running() -> SimpleNamespace:

@@ -361,7 +361,7 @@ def _repository() -> Path:
 
 
 def _root() -> Path:
-    return Path(os.environ.get("LAZYLIB_LEDGER") or _repository() / RECORDS)
+    return Path(os.environ.get("LAZYLIB_LEDGER") or _repository() / RECORDS).expanduser()
 
 
 def _path(label: str, id: str) -> Path:
@@ -385,15 +385,34 @@ def _jsonable(value: Any) -> Any:
 
 
 def _read(path: Path, label: str, id: str) -> dict | None:
+    """The record, or None where there is none of this label; one that is not as `check` writes it is warned about."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        needed = {"value", "ci", "seeds", "detail", "device", "date", "label"}
-        if record["verdict"] in SYMBOLS and record.keys() >= needed:
-            return record if record["label"] == label else None
-        problem = "lacks entries"
+        record = json.loads(path.read_text(encoding="utf-8"), parse_constant=float)
+        problem = _fault(record, id)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         problem = f"cannot be read ({type(error).__name__})"
-    warnings.warn(f"{id} counts as not run: the record {path} {problem}.", stacklevel=3)
-    return None
+    if problem:
+        warnings.warn(f"{id} counts as not run: the record {path} {problem}.", stacklevel=3)
+        return None
+    return record if record["label"] == label else None
+
+
+def _fault(record: Any, id: str) -> str:
+    """What is wrong with a record; nothing if it is one that `check` may have written of this claim."""
+    texts = {"verdict", "detail", "label", "device", "date"}
+    if not isinstance(record, dict) or not record.keys() >= {"id", "value", "ci", "seeds", "seconds", *texts}:
+        return "lacks entries"
+    if record["id"] != id:
+        return f"is one of {str(record['id'])[:20]}"
+    seeds, seconds, ci = record["seeds"], record["seconds"], record["ci"]
+    try:
+        _value(id, record["value"], record["verdict"])
+        _interval(id, ci)
+        fine = (ci is None or isinstance(ci, list)) and all(isinstance(record[name], str) for name in texts)
+        fine &= seeds is None or (type(seeds) is int and seeds > 0)
+        fine &= seconds is None or (type(seconds) in (int, float) and 0 <= seconds < math.inf)
+        return "" if fine and record["verdict"] in VERDICTS.values() else "has an entry of the wrong kind"
+    except (ValueError, TypeError, OverflowError):
+        return "has a value or an interval that is none"

@@ -12,8 +12,10 @@ and its second one resolves them, before any work starts::
 """
 
 import ast
+import contextlib
 import difflib
 import itertools
+import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -26,6 +28,8 @@ from . import ledger
 
 RESERVED = ("preset", "label")
 LARGEST = sys.float_info.max
+SIZES = 1e-12, 1e12  # of numbers other than 0
+TIMES = 100  # how much larger than its largest preset a run may be
 
 
 @dataclass(frozen=True)
@@ -34,12 +38,14 @@ class Rule:
 
     whole: of a list the test is made once, on the list itself.
     related: the test is also given all parameters, as attributes, and is made when each of them is known to be fine.
+    repeats: the list may hold a value twice.
     """
 
     allowed: str
     test: Callable[..., bool]
     whole: bool = False
     related: bool = False
+    repeats: bool = False
 
 
 positive = Rule("positive", lambda v: v > 0)
@@ -136,14 +142,16 @@ def resolve(
             value.
         presets: name → values. "laptop" holds every parameter, the others only what differs from it. The kind of
             a value follows from "laptop": True is a truth value, 3 a whole number, 3.0 a number, "a" a text,
-            [1.0, 2] a non-empty list of numbers, [1, 2] of whole numbers. Numbers are finite.
-        rules: name → Rule, or several, that the preset's and the reader's values pass (each entry of a list).
+            [1.0, 2] a non-empty list of numbers, [1, 2] of whole numbers. Numbers are 0 or from 1e-12 to 1e12 in
+            size, and values of a list distinct.
+        rules: name → Rule, or several, that the values pass (each entry of a list).
 
     Returns the values as attributes, with ``preset`` and ``label``: the preset's name, with ", changed" after
     it if any value differs from the preset's. The ledger records claims under this label.
 
     Raises ValueError, in one sentence, for an unknown preset, an unknown parameter injected by papermill
-    (which by itself would only be logged), a value of the wrong kind and a value that breaks a rule.
+    (which by itself would only be logged), a value of the wrong kind, a value that breaks a rule, and whole numbers
+    and lists that together make a run more than 100 times as large as the largest preset.
     """
     laptop = presets["laptop"]
     _check_tables(namespace, presets, rules)
@@ -154,25 +162,47 @@ def resolve(
 
     values, changed = {}, False
     for name, default in {**laptop, **presets[preset]}.items():
-        kind = _plain(laptop[name])
-        rule = rules.get(name, ())
-        checks = (rule,) if isinstance(rule, Rule) else tuple(rule)
-        values[name] = _checked(name, _plain(default), kind, checks)
-        given = _plain(namespace[name])
-        if given is not None:
-            given = _checked(name, given, kind, checks)
-            changed |= given != values[name] and name != "device"  # the same run on another device
-            values[name] = given
+        kind, own, given = _plain(laptop[name]), _plain(default), _plain(namespace[name])
+        values[name] = _checked(name, own if given is None else given, kind, _rules(rules, name))
+        changed |= values[name] != _converted(own, kind) and name != "device"  # the same run on another device
 
     for name, value in values.items():
-        rule = rules.get(name, ())
-        for each in (rule,) if isinstance(rule, Rule) else rule:
-            if each.related:
-                _check(name, value, each, SimpleNamespace(**values))
+        for rule in _rules(rules, name):
+            if rule.related:
+                _check(name, value, rule, SimpleNamespace(**values))
+    _check_size(values, presets)
 
     label = f"{preset}, changed" if changed else preset
     ledger.start(label, values)
     return SimpleNamespace(preset=preset, label=label, **values)
+
+
+def _rules(rules: Mapping[str, Rule | Iterable[Rule]], name: str) -> tuple[Rule, ...]:
+    rule = rules.get(name, ())
+    return (rule,) if isinstance(rule, Rule) else tuple(rule)
+
+
+def _check_size(values: Mapping[str, Any], presets: Mapping[str, Mapping[str, Any]]) -> None:
+    """ValueError for a run far larger than the largest preset: by how much is estimated as if time and memory grew
+    with each whole number, with the sum of a list of them, and with the length of any other list."""
+    larger = {}
+    for name, value in values.items():
+        largest = max(_size(_plain(preset[name])) for preset in presets.values() if name in preset)
+        if largest > 0 and _size(value) > largest:
+            larger[name] = _size(value) / largest
+    times = math.prod(larger.values())
+    if times > TIMES:
+        worst = sorted(larger, key=lambda name: -larger[name])[:3]
+        raise ValueError(
+            f"a run must be at most {TIMES} times as large as that of the largest preset, not about {times:.2g} times, "
+            f"by {', '.join(f'{name} (× {larger[name]:.2g})' for name in worst)}."
+        )
+
+
+def _size(value: Any) -> float:
+    if isinstance(value, list):
+        return sum(map(abs, value)) if _all_whole(value) else len(value)
+    return abs(value) if _is_whole(value) else 0
 
 
 def _check_tables(namespace: Mapping, presets: Mapping, rules: Mapping) -> None:
@@ -206,10 +236,11 @@ def _check_injected(namespace: Mapping, laptop: Mapping) -> None:
         targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
         for target in targets:
             if isinstance(target, ast.Name) and target.id not in allowed:
-                close = difflib.get_close_matches(target.id, allowed, n=1, cutoff=0.5)
+                close = difflib.get_close_matches(target.id[:60], allowed, n=1, cutoff=0.5)
                 hint = f" (closest: {close[0]})" if close else ""
                 raise ValueError(
-                    f"{target.id} is not a parameter of this chapter: allowed are {', '.join(allowed)}{hint}."
+                    f"{_short(target.id)} is not a parameter of this chapter: allowed are "
+                    f"{_short(', '.join(allowed), 160)}{hint}."
                 )
 
 
@@ -224,21 +255,42 @@ def _checked(name: str, value: Any, kind: Any, rules: tuple[Rule, ...]) -> Any:
     """The value, numbers made float where the kind is float; ValueError if kind or rules forbid it."""
     allowed, ok = _kind(kind)
     if not ok(value):
-        hint = f" (with papermill: -y '{{{name}: ...}}')" if isinstance(value, str) else ""
-        raise ValueError(f"{name} must be {allowed}, not {_show(value)}{hint}.")
+        raise ValueError(f"{name} must be {allowed}, not {_show(value)}{_hint(name, value, kind)}.")
+    entries = value if isinstance(value, list) else [value]
+    for entry in entries:
+        if isinstance(entry, (int, float)) and entry != 0 and not SIZES[0] <= abs(entry) <= SIZES[1]:
+            raise ValueError(f"{name} must be 0 or from {SIZES[0]:g} to {SIZES[1]:g} in size, not {_show(entry)}.")
     for rule in rules:
         if not rule.related:
             _check(name, value, rule)
+    if len(set(entries)) < len(entries) and not any(rule.repeats for rule in rules):
+        twice = next(entry for k, entry in enumerate(entries) if entry in entries[:k])
+        raise ValueError(f"{name} must be a list of distinct values, not with {_show(twice)} twice.")
+    return _converted(value, kind)
+
+
+def _converted(value: Any, kind: Any) -> Any:
     if isinstance(value, list):
         return [_as(kind[0] if _all_whole(kind) else 0.0, v) if _is_number(v) else v for v in value]
     return _as(kind, value)
+
+
+def _hint(name: str, value: Any, kind: Any) -> str:
+    """What to write instead of a text: YAML takes 1e-1 for one, and papermill's -p whatever is no number."""
+    for entry in value if isinstance(value, list) else [value]:
+        with contextlib.suppress(TypeError, ValueError):
+            if isinstance(entry, str) and math.isfinite(number := float(entry)):
+                mantissa, exponent, power = repr(number).partition("e")
+                point = "" if "." in mantissa else ".0"
+                return f" (YAML takes {_show(entry)} for a text: write {mantissa}{point}{exponent}{power})"
+    return f" (with papermill: -y '{{{name}: ...}}')" if isinstance(value, str) else ""
 
 
 def _check(name: str, value: Any, rule: Rule, *parameters: SimpleNamespace) -> None:
     """ValueError if the value, or an entry of it, breaks the rule."""
     for entry in value if isinstance(value, list) and not rule.whole else [value]:
         if not rule.test(entry, *parameters):
-            raise ValueError(f"{name} must be {rule.allowed}, not {_show(entry)}.")
+            raise ValueError(f"{name} must be {_short(rule.allowed, 190)}, not {_show(entry)}.")
 
 
 def _as(kind: Any, value: Any) -> Any:
@@ -282,5 +334,11 @@ def _all_whole(values: list) -> bool:
 
 
 def _show(value: Any) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 60 else text[:57] + "..."
+    try:
+        return _short(" ".join(repr(value).split()))
+    except ValueError:  # Python does not write out whole numbers of thousands of digits
+        return "a number of thousands of digits"
+
+
+def _short(text: str, most: int = 60) -> str:
+    return text if len(text) <= most else text[: most - 3] + "..."

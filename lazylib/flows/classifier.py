@@ -8,6 +8,7 @@ seed and epoch alone, so that a run that was killed and called again ends with t
 """
 
 import contextlib
+import io
 import math
 import os
 import time
@@ -25,7 +26,7 @@ from tqdm.auto import tqdm
 
 from ..problems.images import Images, augment
 from ..runs.cell_key import identity
-from ..runs.files import digest, source_digest, write
+from ..runs.files import LOADED, digest, read_sealed, remove, sealed, source_digest, write_sealed
 from ..runs.rng import generator
 
 LOSSES = ("square", "cross-entropy")
@@ -150,15 +151,17 @@ def train(
 
     model: maps normalized images (n, c, h, w) to outputs (n, classes); on the device of `images`.
     seed: of the order of the images and of their augmentation.
-    checkpoint: file that is replaced, whole, after every epoch; if it exists the run goes on from there. It
-        holds tensors and numbers only (`torch.load(…, weights_only=True)`).
+    checkpoint: file that is replaced, whole, after every epoch; a run goes on from there. Its name gets a digest
+        of what the run depends on (weights, data, settings, code) and one of its content, as
+        "vgg11-<run>-<content>.pt": other runs start anew beside it. It holds tensors and numbers only
+        (`torch.load(…, weights_only=True)`).
     precision: of convolutions and matrix products: "bfloat16" (autocast; parameters and sums stay float32),
         "tf32" (CUDA), "float32", "float64"; by default `best_precision` of the device.
     compiled: whether full batches run through `torch.compile`; by default on CUDA only.
     test_every: epochs from one test to the next; the last is always tested, the others report NaN.
 
-    Raises ValueError for a checkpoint of another run (which is left as it is) and an unknown precision. A
-    checkpoint that is damaged is warned about and the run starts anew.
+    Raises ValueError for an unknown precision, TypeError for a model without a value by which to know its run
+    again, if there is a checkpoint. A checkpoint that is damaged is warned about and the run starts anew.
 
     Example:
         >>> import torch
@@ -404,44 +407,45 @@ def _checked_precision(precision: str | None, device: torch.device) -> str:
 
 
 def _key(model: nn.Module, images: Images, recipe: Recipe, seed: int, precision: str) -> str:
-    """A digest of all that a run's result depends on: w0, u, α, data, recipe, seed, precision, and lazylib's code."""
-    start = [(name, w) for name, w in sorted(model.state_dict().items())]
+    """A digest of all that a run's result depends on: lazylib's code as loaded and as it is now, the model's code, w0,
+    u and α, data, recipe, seed and precision."""
     data = [images.name, images.x, images.y, images.x_test, images.y_test, images.mean, images.std]
-    how = [getattr(model, name, None) for name in ("alpha", "two_passes")]
-    return digest(source_digest(), identity([start, how, data, astuple(recipe), seed, precision], {})).hex()
+    run = identity([model, data, astuple(recipe), seed, precision], {}, "the model")
+    return digest(LOADED, source_digest(), run).hex()
 
 
 def _save(path: Path, key: str, parameters: list, optimizer, history: list[Epoch]) -> None:
-    """Write the checkpoint whole or not at all."""
+    """Write the checkpoint whole or not at all; the one before it goes when this one is on disk."""
     momentum = [optimizer.state[w].get("momentum_buffer") for w in parameters]
     content = {
-        "key": key,
         "parameters": [w.detach().cpu() for w in parameters],
         "momentum": [None if m is None else m.cpu() for m in momentum],
         "history": [list(e) for e in history],
     }
-    write(path, lambda file: torch.save(content, file))
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    name = f"{path.stem}-{key}"
+    newest = write_sealed(path.parent, name, path.suffix, buffer.getvalue())
+    for old in sealed(path.parent, name, path.suffix):
+        if old != newest:
+            remove(old)
 
 
 def _load(path: Path, key: str, parameters: list, optimizer) -> list[Epoch]:
-    """Put parameters and momentum back; returns the epochs so far, none if there is no checkpoint."""
-    if not path.exists():
+    """Put parameters and momentum back; returns the epochs so far, none if there is no checkpoint of this run."""
+    contents = []
+    for file in sealed(path.parent, f"{path.stem}-{key}", path.suffix):
+        data = read_sealed(file)
+        if data is None:
+            warnings.warn(f"the checkpoint {file} is damaged and is not used.", stacklevel=3)
+            continue
+        contents.append(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
+    if not contents:
         return []
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        found, history = content["key"], [Epoch(*entry) for entry in content["history"]]
-        saved = list(zip(parameters, content["parameters"], content["momentum"], strict=True))
-    except Exception as error:  # of many kinds, by where the file is cut
-        warnings.warn(f"the checkpoint {path} is damaged ({type(error).__name__}), the run starts anew.", stacklevel=3)
-        return []
-    if found != key:
-        raise ValueError(
-            f"the checkpoint {path} belongs to a run with other weights, data, settings or code: "
-            "remove it, or name another file."
-        )
+    content = max(contents, key=lambda found: len(found["history"]))
     with torch.no_grad():
-        for w, value, momentum in saved:
+        for w, value, momentum in zip(parameters, content["parameters"], content["momentum"], strict=True):
             w.copy_(value)
             if momentum is not None:
                 optimizer.state[w]["momentum_buffer"] = torch.empty_like(w).copy_(momentum)
-    return history
+    return [Epoch(*entry) for entry in content["history"]]

@@ -1,14 +1,18 @@
 """What made a result: a digest of code and data by their content, the same in every process.
 
 The key of a stored cell (`lazylib.runs.sweep`) is made here. Functions and classes of the reader count by their
-bytecode and by the globals they use, all else by its data; installed packages by name, lazylib by its files as a whole.
+bytecode and by the globals they use, modules of the reader by all that is in them (or by the attributes used, where
+these can be told), all else by its data; installed packages by name, lazylib by its files as a whole. What looks names
+up by their text (`eval`, `import_module`, …) hides what it uses, and is refused.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copyreg
 import dis
 import functools
+import importlib
 import sys
 import types
 from collections.abc import Iterator, Sequence
@@ -34,6 +38,14 @@ _CODE = (
     "co_kwonlyargcount",
     "co_exceptiontable",
 )  # no file, no line
+_OF_A_MODULE = (  # what Python puts there: where it lies, not what it does
+    "__builtins__ __cached__ __doc__ __file__ __loader__ __name__ __package__ __path__ __spec__".split()
+)
+_OF_A_CLASS = (
+    "__annotations__ __abstractmethods__ __classcell__ __dataclass_fields__ __dataclass_params__ __dict__ __doc__ "
+    "__firstlineno__ __module__ __qualname__ __static_attributes__ __weakref__ _abc_impl".split()
+)
+_HIDING = {"eval", "exec", "globals", "__import__", "import_module"}  # of builtins and importlib
 
 
 def identity(value: Any, seen: dict, name: str = "run") -> bytes:
@@ -60,18 +72,22 @@ def _content(value: Any, name: str) -> Sequence:
         return list(value.items())
     if type(value) in (set, frozenset):
         return sorted(identity(entry, {}, name) for entry in value)
-    if isinstance(value, (np.ndarray, np.generic)):
+    if type(value) is np.ndarray or isinstance(value, np.generic):  # a subclass has more than its numbers
         return [repr(value.dtype), value.shape, value.tolist() if value.dtype.hasobject else value.tobytes()]
     if isinstance(value, torch.Tensor):
         flat = value.detach().cpu().reshape(-1).view(torch.uint8)  # bytes: numpy has no bfloat16
-        return [str(value.dtype), tuple(value.shape), value.device.type, flat.numpy().tobytes()]
+        what = [str(value.dtype), tuple(value.shape), value.device.type, value.requires_grad]
+        return [*what, flat.numpy().tobytes()]
     if isinstance(value, types.ModuleType):
-        return [value.__name__]
+        if _elsewhere(value.__name__):
+            return [value.__name__]
+        members = [(key, member) for key, member in sorted(vars(value).items()) if key not in _OF_A_MODULE]
+        return [value.__name__, members]
     if isinstance(value, types.CodeType):
         return [getattr(value, attribute) for attribute in _CODE]
     if isinstance(value, types.FunctionType):
         closure = [cell.cell_contents for cell in value.__closure__ or ()]
-        data = [value.__defaults__, value.__kwdefaults__, closure]
+        data = [value.__defaults__, value.__kwdefaults__, closure, vars(value)]
         if not _elsewhere(value.__module__):
             return [value.__code__, *data, sorted(_globals_used(value).items())]
         # A function made by a call, say a transform of a net, carries data of ours.
@@ -79,12 +95,8 @@ def _content(value: Any, name: str) -> Sequence:
     if isinstance(value, type) and _elsewhere(value.__module__):
         return [value.__module__, value.__qualname__]
     if isinstance(value, type):
-        members = [
-            (key, member)
-            for key, member in sorted(vars(value).items())
-            if key != "_abc_impl" and (isinstance(member, types.FunctionType) or not key.startswith("__"))
-        ]
-        return [value.__qualname__, value.__bases__, members]
+        members = [(key, member) for key, member in sorted(vars(value).items()) if key not in _OF_A_CLASS]
+        return [value.__qualname__, value.__bases__, type(value), members]
     if isinstance(value, property):
         return [value.fget, value.fset, value.fdel]
     if isinstance(value, functools.cached_property):
@@ -105,14 +117,24 @@ def _content(value: Any, name: str) -> Sequence:
 
 
 def _globals_used(function: types.FunctionType) -> dict[str, Any]:
-    """Globals that a function and those defined in it load; of namespaces and modules, only attributes."""
-    used, codes = {}, [function.__code__]
+    """Globals that a function and those defined in it load, and modules they import; of namespaces and modules, only
+    attributes. Raises TypeError for code that looks names up by their text."""
+    used: dict[str, Any] = {}
+    codes = [function.__code__]
     for code in codes:  # grows while we read it
         codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
-        steps = list(dis.get_instructions(code))
-        for step, then in zip(steps, steps[1:], strict=False):
+        steps = [step for step in dis.get_instructions(code) if step.opname != "EXTENDED_ARG"]
+        for k, (step, then) in enumerate(zip(steps, steps[1:], strict=False)):
             name = step.argval
+            if step.opname == "IMPORT_NAME":  # after the loads of its level and of the names from it
+                used |= _imported(name, steps[k - 1].argval, steps[k - 2].argval, function.__globals__)
+                continue
             loads = "GLOBAL" in step.opname or step.opname == "LOAD_NAME"
+            if name in _HIDING and (name == "import_module" or (loads and name not in function.__globals__)):
+                raise TypeError(
+                    f"what run uses must be told from its code, but {function.__qualname__} calls {name}: "
+                    "use names and plain imports, or sweep without store"
+                )
             if not loads or name not in function.__globals__:
                 continue
             value = function.__globals__[name]
@@ -123,6 +145,20 @@ def _globals_used(function: types.FunctionType) -> dict[str, Any]:
             else:
                 used[name] = value
     return used
+
+
+def _imported(name: str, names: tuple[str, ...] | None, level: int, namespace: dict) -> dict[str, Any]:
+    """The modules of the reader that an import inside a function loads, if they are there; each counts as a whole."""
+    if not level and _elsewhere(name):
+        return {}
+    name = "." * level + name
+    dot = "" if name.endswith(".") else "."
+    wanted = [name, *(f"{name}{dot}{sub}" for sub in names)] if names else [name, name.partition(".")[0]]
+    found = []
+    for each in wanted:
+        with contextlib.suppress(ImportError):  # run itself may do without it; a name need not be a submodule
+            found.append(importlib.import_module(each, namespace.get("__package__")))
+    return {f"import {module.__name__}": module for module in found if not _elsewhere(module.__name__)}
 
 
 def _elsewhere(module: str | None) -> bool:

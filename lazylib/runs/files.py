@@ -1,7 +1,9 @@
 """Files that are whole or not there, and one digest of all that lazylib consists of."""
 
+import contextlib
 import hashlib
 import os
+import re
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -50,6 +52,9 @@ def source_digest(package: Path = PACKAGE) -> bytes:
     return digest(*parts)
 
 
+LOADED = source_digest()  # lazylib as it was loaded: a process may outlive an edit, with or without reloading
+
+
 def write(path: str | os.PathLike, save: Callable[[Path], object]) -> None:
     """Make or replace a file whole or not at all, whatever kills us.
 
@@ -84,3 +89,36 @@ def write(path: str | os.PathLike, save: Callable[[Path], object]) -> None:
         folder = os.open(path.parent, os.O_RDONLY)
         os.fsync(folder)
         os.close(folder)
+
+
+# ---- files that know their name and content: <name>-<checksum><suffix> ----
+
+
+def write_sealed(folder: Path, name: str, suffix: str, data: bytes) -> Path:
+    """Write data whole or not at all; the checksum in the file's name is of its name and of its bytes."""
+    path = folder / f"{name}-{digest(name.encode(), data).hex()}{suffix}"
+    write(path, lambda file: file.write_bytes(data))
+    return path
+
+
+def read_sealed(path: Path) -> bytes | None:
+    """What was written; None for a file that is damaged, bears another's name or cannot be read."""
+    name, _, checksum = path.stem.rpartition("-")
+    with contextlib.suppress(OSError):
+        data = path.read_bytes()
+        if digest(name.encode(), data).hex() == checksum:
+            return data
+    return None
+
+
+def sealed(folder: Path, name: str, suffix: str) -> list[Path]:
+    """The files that bear this name, whole or not, in order; several where a process was killed in between."""
+    pattern = re.compile(f"{re.escape(name)}-[0-9a-f]{{32}}{re.escape(suffix)}")
+    found = folder.iterdir() if folder.is_dir() else ()
+    return sorted(path for path in found if pattern.fullmatch(path.name))
+
+
+def remove(path: Path) -> None:
+    """Remove a file that is of no use any more, if that is allowed."""
+    with contextlib.suppress(OSError):
+        path.unlink()

@@ -1,8 +1,8 @@
 """Grids of runs: each cell is computed once, kept on disk, and combined into one labelled dataset.
 
 A *cell* is one call of `run` at one point of the grid. Its file is named `<key>-<checksum>.nc`: the key says
-which code and parameters made it, the checksum (BLAKE2b of the file's bytes) whether it is whole. Nothing
-read here can run code.
+which code and parameters made it, the checksum (BLAKE2b of the key and the file's bytes) whether it is whole and its
+own. Nothing read here can run code.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import functools
 import inspect
 import io
 import itertools
-import math
 import os
 import tempfile
+import threading
 import time
 import traceback
 import warnings
@@ -25,17 +25,19 @@ from typing import Any
 
 import joblib
 import numpy as np
+import psutil
 import torch
 import xarray as xr
 from tqdm.auto import tqdm
 
 from .cell_key import identity
-from .files import digest, source_digest, write
+from .files import LOADED, digest, read_sealed, remove, source_digest, write_sealed
 
 Point = dict[str, Any]
-_LOADED = source_digest()  # lazylib as it was loaded: a session may outlive an edit, with or without reloading
+_LOADED = LOADED
 _DAY = 86400.0  # seconds
 _BEGUN = time.monotonic()
+_got_on: list[bool] = []  # whether this process has begun a cell of a store
 
 
 class Paused(Exception):
@@ -45,12 +47,19 @@ class Paused(Exception):
 def time_left() -> float:
     """Seconds until this process should pause: LAZYLIB_MINUTES after it loaded lazylib; infinite if that is not set.
 
+    Raises:
+        ValueError: LAZYLIB_MINUTES is no positive number.
+
     Example:
         >>> from lazylib.runs import time_left
         >>> time_left() > 0
         True
     """
-    return 60 * float(os.environ.get("LAZYLIB_MINUTES") or math.inf) - (time.monotonic() - _BEGUN)
+    given = os.environ.get("LAZYLIB_MINUTES") or "inf"
+    with contextlib.suppress(ValueError):
+        if (minutes := float(given)) > 0:
+            return 60 * minutes - (time.monotonic() - _BEGUN)
+    raise ValueError(f"LAZYLIB_MINUTES must be a positive number of minutes, got {given[:60]!r}")
 
 
 def sweep(
@@ -87,7 +96,8 @@ def sweep(
         ValueError, TypeError: bad grid or arguments, before anything runs; cells that do not fit together.
         RuntimeError: `run` failed at some point; names the first, after all other cells are finished. Or it cannot be
             copied to other processes.
-        Paused: the time that LAZYLIB_MINUTES gives is over; no cell of a store begins after it.
+        Paused: the time that LAZYLIB_MINUTES gives is over; no cell of a store begins after it, but the first that
+            this process computes, so that however short its time is it gets on.
 
     Example:
         >>> from lazylib.runs import sweep
@@ -101,6 +111,7 @@ def sweep(
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     _check_arguments(run, points[0], fixed)
     n_jobs, scheduler = _checked_jobs(n_jobs), os.environ.get("LAZYLIB_SCHEDULER")
+    time_left()  # refuses nonsense before work
 
     cells: list[xr.Dataset | None] = [None] * len(points)
     keys, folder = [""] * len(points), None
@@ -108,17 +119,19 @@ def sweep(
         folder = _open_store(store)
         code = identity(["lazylib", _LOADED, source_digest(), "fixed", sorted(fixed.items()), "run", run], {})
         keys = [digest(code, identity(sorted(point.items()), {})).hex() for point in points]
-        files = {path.name.partition("-")[0]: path for path in folder.glob("*-*.nc")}
-        cells = [_read(files[key], point) if key in files else None for key, point in zip(keys, points, strict=True)]
+        files: dict[str, list[Path]] = {}
+        for path in sorted(folder.glob("*-*.nc")):
+            files.setdefault(path.name.partition("-")[0], []).append(path)
+        cells = [_read(files.get(key, []), point) for key, point in zip(keys, points, strict=True)]
 
     todo = [i for i, cell in enumerate(cells) if cell is None]
     where = "cluster" if scheduler else "process" if n_jobs != 1 else "here"
     task = functools.partial(_cell, run, fixed, None if scheduler else folder, where, _LOADED)
-    failures: dict[int, str] = {}
+    failures: dict[int, tuple[str, str]] = {}
     title = getattr(run, "__name__", "sweep")
     progress = tqdm(total=len(points), initial=len(points) - len(todo), desc=title)
     with progress, _pool(n_jobs, scheduler) as pool:
-        begun = todo if folder is None else itertools.takewhile(lambda _: time_left() > 0, todo)
+        begun = todo if folder is None else itertools.takewhile(_may_begin, todo)
         try:
             for i, cell, failure in pool(joblib.delayed(task)(i, points[i], keys[i]) for i in begun):
                 if failure:
@@ -135,25 +148,25 @@ def sweep(
                 "functions with functools.cache; leave the cache out, or set n_jobs to 1."
             ) from error
     if failures:
-        first = min(failures)
-        others = "the others are stored" if folder else "no store"
-        failed = RuntimeError(
-            f"run failed in {len(failures)} of {len(points)} cells ({others}), "
-            f"first at {_text(points[first])}: {failures[first].splitlines()[-1]}"
-        )
-        failed.add_note(failures[first])
-        raise failed
+        raise _failed(failures, cells, points, folder)
     done = [cell for cell in cells if cell is not None]
     if left := len(cells) - len(done):
         raise Paused(f"{left} of {len(cells)} cells of {title} are left: run again to go on")
     return _combine(done, points, grid)
 
 
+def _may_begin(_: int) -> bool:
+    if _got_on and time_left() <= 0:
+        return False
+    _got_on.append(True)
+    return True
+
+
 # ---- one cell ----
 
 
-def _cell(run, fixed, folder, where, loaded, i, point, key) -> tuple[int, xr.Dataset | None, str]:
-    """Compute (and store) one cell; returns its index, and the cell or else the text of what went wrong."""
+def _cell(run, fixed, folder, where, loaded, i, point, key) -> tuple[int, xr.Dataset | None, tuple[str, str] | None]:
+    """Compute (and store) one cell; returns its index, and the cell or else what went wrong, in a line and in full."""
     if where != "here" and not source_digest() == _LOADED == loaded:
         raise RuntimeError(
             "all processes must run the same lazylib, but its files differ from what this one "
@@ -165,11 +178,27 @@ def _cell(run, fixed, folder, where, loaded, i, point, key) -> tuple[int, xr.Dat
         cell = _conform(run(**point, **fixed), point)
     except Paused:
         raise
-    except Exception:  # as text: not every exception survives the way between processes
-        return i, None, traceback.format_exc().strip()
+    except Exception as error:  # as text: not every exception survives the way between processes
+        said = str(error).strip().partition("\n")[0]
+        return i, None, (f"{type(error).__name__}: {said}".removesuffix(": "), traceback.format_exc().strip())
     if folder is not None:  # outside the try: a full disk stops the sweep, a failed run does not
         _write(cell, point, folder, key)
-    return i, cell, ""
+    return i, cell, None
+
+
+def _failed(failures: dict, cells: list, points: list[Point], folder: Path | None) -> RuntimeError:
+    """The error of a sweep, with what the first of the failures said, and what became of the other cells."""
+    first = min(failures)
+    line, full = failures[first]
+    stored = sum(cell is not None for cell in cells)
+    left = len(cells) - stored - len(failures)
+    others = "no store" if folder is None else f"{stored} are stored" if left else "the others are stored"
+    error = RuntimeError(
+        f"run failed in {len(failures)} of {len(points)} cells ({others}{f', {left} not begun' * bool(left)}), "
+        f"first at {_text(points[first])}: {line}"
+    )
+    error.add_note(full)
+    return error
 
 
 def _conform(result: Any, point: Point) -> xr.Dataset:
@@ -243,10 +272,15 @@ def _combine(cells: list[xr.Dataset], points: list[Point], grid: dict[str, list]
 
 
 def _open_store(store: str | os.PathLike) -> Path:
-    folder = Path(store).absolute()
+    if not os.fspath(store):
+        raise ValueError(f"store must be the path of a folder, or None for no store, got {store!r}")
+    folder = Path(store).expanduser().absolute()
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"store must be a folder, but {store} is a file")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"store must be a folder, but {folder} cannot be made ({error.strerror})") from None
     for leftover in folder.glob(".*.tmp"):  # of killed sweeps; a younger one may be of one that is running
         with contextlib.suppress(OSError):
             if time.time() - leftover.stat().st_mtime > _DAY:
@@ -259,19 +293,21 @@ def _write(cell: xr.Dataset, point: Point, folder: Path, key: str) -> None:
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=".tmp") as place:
         cell.assign_coords(point).to_netcdf(place.name, engine="h5netcdf")
         data = Path(place.name).read_bytes()
-    write(folder / f"{key}-{digest(data).hex()}.nc", lambda file: file.write_bytes(data))
+    write_sealed(folder, key, ".nc", data)
 
 
-def _read(path: Path, point: Point) -> xr.Dataset | None:
-    """The stored cell, or None (and the file is gone) if its bytes are not those that were written."""
-    data = path.read_bytes()
-    if digest(data).hex() != path.stem.partition("-")[2]:
-        warnings.warn(f"the stored cell of {_text(point)} is damaged, it is computed again", stacklevel=3)
-        path.unlink(missing_ok=True)
-        return None
-    # Units like "s" or "days since …" are the reader's text: decoding them would change the numbers to times.
-    cell = xr.load_dataset(io.BytesIO(data), engine="h5netcdf", decode_times=False)
-    return _conform(cell.drop_vars(list(point)), point)
+def _read(files: list[Path], point: Point) -> xr.Dataset | None:
+    """The stored cell, from the first of its files whose bytes are those that were written; others are removed."""
+    for path in files:
+        data = read_sealed(path)
+        if data is None:
+            warnings.warn(f"the stored cell of {_text(point)} is damaged, it is computed again", stacklevel=3)
+            remove(path)
+            continue
+        # Units like "s" or "days since …" are the reader's text: decoding them would change the numbers to times.
+        cell = xr.load_dataset(io.BytesIO(data), engine="h5netcdf", decode_times=False)
+        return _conform(cell.drop_vars(list(point)), point)
+    return None
 
 
 # ---- arguments and workers ----
@@ -326,8 +362,8 @@ def _pool(n_jobs: int, scheduler: str | None) -> Iterator[joblib.Parallel]:
     options = {"return_as": "generator_unordered", "batch_size": 1, "max_nbytes": None}
     if not scheduler:
         # One thread a process for BLAS too; torch's are set in _cell.
-        threads = {"inner_max_num_threads": 1} if n_jobs != 1 else {}
-        with joblib.parallel_config(backend="loky", **threads), warnings.catch_warnings():
+        local = {"initializer": _end_with, "initargs": (os.getpid(),), "inner_max_num_threads": 1}
+        with joblib.parallel_config(backend="loky", **(local if n_jobs != 1 else {})), warnings.catch_warnings():
             # A process that keeps a data set for its next cell has grown: loky starts another one in its place.
             warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
             yield joblib.Parallel(n_jobs=n_jobs, **options)
@@ -343,6 +379,17 @@ def _pool(n_jobs: int, scheduler: str | None) -> Iterator[joblib.Parallel]:
         ) from None
     with client, joblib.parallel_config(backend="dask", client=client):
         yield joblib.Parallel(n_jobs=-1, **options)
+
+
+def _end_with(parent: int) -> None:
+    """End this process soon after its parent: one that is killed cannot end its workers."""
+
+    def watch() -> None:
+        while os.getppid() == parent and psutil.pid_exists(parent):
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _text(point: Point) -> str:
