@@ -23,9 +23,10 @@ from tools.pages import LEDGER, ROOT, notebooks, pages
 from tools.stand_in import literal, under_title, why
 from tools.vendor import NotFetched, vendor
 
-BESIDE = ("_toc.yml", "references.bib", "favicon.svg")  # not pages, but needed for them
+BESIDE = ("_toc.yml", "references.bib", "favicon.svg", "picture.svg")  # not pages, but needed for them
 STATIC = ROOT / "tools" / "static"
 VENDOR = ROOT / "_build" / "vendor"
+OWN_MODEL = "chapters/13_your_model"
 CLAIM = re.compile(rf"^([A-Z]\d+) (?:{'|'.join(VERDICTS.values())})", re.MULTILINE)  # a line of ledger.check
 
 
@@ -37,7 +38,8 @@ def stage(executed: Path, into: Path, root: Path = ROOT) -> list[str]:
     shutil.rmtree(into, ignore_errors=True)
     into.mkdir(parents=True)
     for name in BESIDE:
-        shutil.copy2(root / name, into / name)
+        if (root / name).exists():
+            shutil.copy2(root / name, into / name)
     (into / "_config.yml").write_text(configuration(root / "_config.yml"), encoding="utf-8")
     (into / "_static").mkdir()
     for file in (
@@ -48,7 +50,7 @@ def stage(executed: Path, into: Path, root: Path = ROOT) -> list[str]:
         shutil.copy2(file, into / "_static")
     for name, folder in vendor(VENDOR).items():
         shutil.copytree(folder, into / "_extra" / "vendor" / name)
-    write_made(into / "made", executed)
+    write_made(into / "made", executed, root)
     made = {api.INDEX: api.index, "times": functools.partial(times.page, executed)}
     made |= {f"{api.PREFIX}{room}": functools.partial(api.page, room) for room in api.rooms(root)}
     names = {path.relative_to(root) for path in notebooks(root)}
@@ -81,8 +83,8 @@ def stage(executed: Path, into: Path, root: Path = ROOT) -> list[str]:
     return faults
 
 
-def write_made(folder: Path, executed: Path) -> None:
-    """What pages include: the lab, whole and small, and the ledger's result in one line."""
+def write_made(folder: Path, executed: Path, root: Path) -> None:
+    """What pages include: the lab, whole and small, the ledger's result in one line, the way to one's own model."""
     folder.mkdir()
     (folder / "lab.html").write_text(lab.page(), encoding="utf-8")
     (folder / "lab_small.html").write_text(lab.page(small=True), encoding="utf-8")
@@ -93,6 +95,9 @@ def write_made(folder: Path, executed: Path) -> None:
         summary = next(found, "")
     line = f"**What came of it**: {summary} See {{doc}}`the ledger <{LEDGER}>`." if summary else ""
     (folder / "ledger.md").write_text(f"{line}\n", encoding="utf-8")
+    where = f"see {{doc}}`{OWN_MODEL}`" if OWN_MODEL in pages(root) else "see [below](#your-own-model)"
+    line = f"- **Measure your own model**: `lazylib` takes any torch module, {where}."
+    (folder / "measure.md").write_text(f"{line}\n", encoding="utf-8")
 
 
 def configuration(path: Path) -> str:

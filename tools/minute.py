@@ -89,7 +89,8 @@ def with_end(notebook: NotebookNode, page: str, data: list[str], root: Path) -> 
         f"{authors}: “{title}”, a chapter of *{work['title']}*, version {work['version']}, {work['date-released'][:4]}."
     )
     lines = [
-        f'- <a href="{up}_sources/{page}.ipynb" download>This chapter as a notebook</a>; the link under a figure has its file.'
+        f'- <a href="{up}_sources/{page}.ipynb" download>This chapter as a notebook</a>; '
+        "under each figure is a link to its file."
     ]
     if data:
         links = ", ".join(f'<a href="{up}_data/{name}" download>{name.removesuffix(".csv")}</a>' for name in data)
