@@ -26,11 +26,12 @@ ALL := $(basename $(notdir $(wildcard chapters/*.ipynb)))
 GPU := $(filter 07_% 10_% 11_% 12_%,$(ALL))
 PAPER = $(or $(CHAPTERS),$(filter-out $(GPU),$(ALL)))
 
-.PHONY: help lock data book test unit lint bench paper gpu notebooks readme clean
+.PHONY: help lock data book pdf test unit lint bench paper gpu notebooks readme clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make book       execute every chapter and build the HTML; says where index.html is; resumes when run again"
+	@echo "make pdf        the pages that make book has built, as one PDF; needs chromium"
 	@echo "make test       all tests: lazylib, chapters, book"
 	@echo "make unit       the tests of lazylib and of the tools alone"
 	@echo "make lint       ruff over code and chapters, and a check of the types of lazylib"
@@ -71,6 +72,9 @@ lock:
 
 book: $(READY)
 	$(BIN)/python -m tools.book --preset $(PRESET) $(CHAPTERS)
+
+pdf: $(READY)
+	$(BIN)/python -m tools.pdf
 
 test: $(READY)
 	$(BIN)/python -m tools.ready test

@@ -2,6 +2,7 @@
 
 import functools
 import http.server
+import json
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from html import unescape
 from pathlib import Path
 from urllib.parse import unquote
@@ -22,7 +24,8 @@ from nbformat.v4 import new_output
 
 from lazylib.book import ledger
 from tests.made_notebooks import code, figure, text, write
-from tools import download
+from tools import build as build_tool
+from tools import download, frames, vendor
 from tools.check import problems
 from tools.pages import ROOT, notebooks, pages
 from tools.ready import browser_path
@@ -36,6 +39,8 @@ def build(executed: Path, out: Path, root: Path = ROOT) -> subprocess.CompletedP
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
     """The folder of the built pages."""
+    if already := os.environ.get("LAZYLIB_SITE"):  # while one writes these tests
+        return Path(already)
     out = tmp_path_factory.mktemp("book")
     done = build(ROOT, out)
     assert done.returncode == 0, done.stderr
@@ -301,12 +306,16 @@ def browser():
         chromium.close()
 
 
+PATIENCE = 120_000  # ms; a machine that does much else is slow
+
+
 class Tab:
     """A browser's tab that notes what goes wrong: console errors, missing files, requests to foreign addresses."""
 
     def __init__(self, browser, address, page, width=1280):
         self.faults, self.address = [], address
         self.tab = browser.new_page(viewport={"width": width, "height": 900})
+        self.tab.set_default_timeout(PATIENCE)
         self.tab.route(lambda url: not url.startswith(address), self._foreign)
         self.tab.on("response", lambda r: self.faults.append(f"missing {r.url}") if r.status >= 400 else None)
         self.tab.on("console", lambda m: self.faults.append(f"console: {m.text}") if m.type == "error" else None)
@@ -325,7 +334,7 @@ class Tab:
         self.tab.close()
 
     def typeset(self):
-        self.tab.wait_for_function("() => window.MathJax?.startup?.promise !== undefined", timeout=20_000)
+        self.tab.wait_for_function("() => window.MathJax?.startup?.promise !== undefined")
         self.tab.evaluate("() => window.MathJax.startup.promise")
 
 
@@ -382,24 +391,106 @@ def has_slider(path: Path) -> bool:
 @pytest.mark.parametrize("path", [path for path in notebooks() if has_slider(path)], ids=lambda path: path.stem)
 def test_every_slider_changes_its_picture_by_keyboard(visit, path):
     with visit(str(path.relative_to(ROOT).with_suffix(""))) as seen:
-        shown = seen.tab.locator(".jupyter-widgets img:visible")
-        shown.first.wait_for(timeout=20_000)
-        handles = seen.tab.locator(".noUi-handle")
-        assert handles.count() > 0
-        for number in range(handles.count()):
-            before, handle = shown.evaluate_all("all => all.map(i => i.src)"), handles.nth(number)
-            at_end = handle.get_attribute("aria-valuenow") == handle.get_attribute("aria-valuemax")
-            handle.press("ArrowLeft" if at_end else "ArrowRight")
-            after = shown.evaluate_all("all => all.map(i => i.src)")
-            assert before != after and len(after) == len(before), f"slider {number} changes nothing"
-        assert seen.tab.locator(".lazylib-live:visible").count() == 0
+        shown, sliders = seen.tab.locator(".frame img:visible"), seen.tab.locator(".frames input")
+        assert sliders.count() > 0
+        for number in range(sliders.count()):
+            before, slider = shown.evaluate_all("all => all.map(i => i.src)"), sliders.nth(number)
+            said = slider.get_attribute("aria-valuetext")
+            at_end = slider.input_value() == slider.get_attribute("max")
+            slider.press("ArrowLeft" if at_end else "ArrowRight")
+            seen.tab.wait_for_function(
+                "before => JSON.stringify([...document.querySelectorAll('.frame img')].map(i => i.src)) !== before",
+                arg=json.dumps(before, separators=(",", ":")),
+            )
+            assert shown.count() == len(before) and slider.get_attribute("aria-valuetext") != said
+        assert seen.tab.locator("article .jupyter-widgets").count() == 0
         assert not seen.faults, seen.faults
 
 
 @pytest.mark.parametrize("path", [path for path in notebooks() if has_slider(path)], ids=lambda path: path.stem)
-def test_a_page_with_sliders_is_small(site, path):
-    size = (site / path.relative_to(ROOT).with_suffix(".html")).stat().st_size
-    assert size <= 3_000_000, f"{size / 1e6:.1f} MB"
+def test_the_pictures_of_a_slider_are_those_of_the_notebook(site, path):
+    """Every picture, in its place; the page itself holds one, and the notebook for download all of its widgets."""
+    notebook = nbformat.read(path, 4)
+    models = notebook.metadata["widgets"][frames.STATE]["state"]
+    views = [
+        o.data[frames.VIEW]["model_id"]
+        for c in notebook.cells
+        for o in c.get("outputs", [])
+        if frames.VIEW in o.get("data", {})
+    ]
+    page = (site / path.relative_to(ROOT).with_suffix(".html")).read_text(encoding="utf-8")
+    assert page.count("data:image/png") == len(views) == page.count('class="frames"')
+    for number, view in enumerate(views):
+        _, pictures = frames.parts(models, view)
+        name = f"{path.stem}-{number}"
+        script = (site / "_frames" / f"{name}.js").read_text(encoding="utf-8")
+        given = json.loads(f"[{script.removeprefix('bookFrames(').removesuffix(');' + chr(10))}]")
+        assert given == [name, pictures]
+        assert str(pictures).count("<img") == sum(
+            "<img" in m["state"].get("value", "") for m in models.values() if m["model_name"] == "HTMLModel"
+        )
+    offered = nbformat.read(site / "_sources" / path.relative_to(ROOT), 4)
+    assert offered.metadata["widgets"] == notebook.metadata["widgets"]
+
+
+@pytest.mark.parametrize("page", pages())
+def test_a_page_is_small(visit, page):
+    """At most 1.5 MB until a slider is touched, as a server that compresses sends them."""
+    with visit(page) as seen:
+        if seen.tab.locator("article .math").count():
+            seen.typeset()
+        names = seen.tab.evaluate("performance.getEntriesByType('resource').map(e => e.name)")
+        files = {name.partition("?")[0] for name in [seen.tab.url, *names] if name.startswith(seen.address)}
+        sent = sum(len(zlib.compress(seen.tab.request.get(file).body())) for file in files)
+        assert not any("_frames" in name for name in names) and sent <= 1_500_000, f"{sent / 1e6:.2f} MB"
+
+
+# --- for every reader ---
+
+FINDINGS = """async (rules) => (await axe.run({exclude: [["mjx-container"]]}, {resultTypes: ["violations"], ...rules}))
+    .violations.filter(v => ["serious", "critical"].includes(v.impact))
+    .map(v => [v.id, ...v.nodes.slice(0, 3).map(n => n.target.join(" ") + ": " + n.failureSummary)])"""
+
+
+@pytest.fixture(scope="module")
+def axe():
+    """The script of axe-core, which finds what shuts readers out."""
+    try:
+        folder = vendor.vendor(build_tool.VENDOR, vendor.AXE)["axe"]
+    except vendor.NotFetched as error:
+        pytest.skip(str(error))
+    return (folder / "axe.min.js").read_text(encoding="utf-8")
+
+
+def findings(tab, axe):
+    """Serious findings in the light theme, and those about colours in the dark one."""
+    tab.evaluate(axe)
+    found = tab.evaluate(FINDINGS, {})
+    tab.add_style_tag(content="* { transition: none !important }")
+    tab.evaluate("document.documentElement.dataset.theme = 'dark'")
+    return found + tab.evaluate(FINDINGS, {"runOnly": ["color-contrast"]})
+
+
+@pytest.mark.parametrize("page", [*pages(), "search"])
+def test_a_page_shuts_no_reader_out(browser, address, axe, page):
+    tab = browser.new_page(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
+    tab.set_default_timeout(PATIENCE)
+    tab.route("**/vendor/mathjax/**", lambda route: route.abort())  # thousands of elements that are alike
+    tab.goto(f"{address}/{page}.html", wait_until="load")
+    found = findings(tab, axe)
+    tab.close()
+    assert not found, found
+
+
+def test_what_shuts_a_reader_out_is_found(browser, axe):
+    """A negative control: a control without a name, and grey on dark grey in the dark theme alone."""
+    tab = browser.new_page()
+    tab.set_content(
+        "<html lang=en><title>x</title><style>[data-theme=dark] p {background: #333; color: #555}</style>"
+        "<main><h1>x</h1><p>words</p><input type=range></main>"
+    )
+    assert [rule for rule, *_ in findings(tab, axe)] == ["label", "color-contrast"]
+    tab.close()
 
 
 def test_the_ledger_is_filtered_by_work_and_verdict(visit):

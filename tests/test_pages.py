@@ -3,17 +3,19 @@
 import importlib
 import io
 import json
-import re
 import tarfile
 from types import SimpleNamespace
 
+import nbformat
 import pytest
+import xarray as xr
 import yaml
+from bs4 import BeautifulSoup
 from nbformat.v4 import new_output
 
 from lazylib.book import ledger
 from tests.made_notebooks import code, notebook, text
-from tools import api, build, times, vendor
+from tools import api, build, frames, mend, minute, pdf, tables, times, vendor
 from tools.pages import ROOT, chapters, pages
 
 # --- assets ---
@@ -53,13 +55,6 @@ def test_every_licence_of_what_is_bundled_comes_along():
     except vendor.NotFetched as missing:
         pytest.skip(str(missing))
     assert "Apache License" in (folders["mathjax"] / "LICENSE").read_text()
-    assert "Project Jupyter" in (folders["widgets"] / "LICENSE").read_text()
-    script, icons = folders["widgets"] / "embed.js", (folders["icons"] / "LICENSE.txt").read_text()
-    (notices,) = re.findall(r"license information please see (\S+)", script.read_text(encoding="utf-8")[:200])
-    assert "jQuery" in (folders["widgets"] / notices).read_text()
-    fonts = [path for path in folders["widgets"].iterdir() if path.suffix in (".woff2", ".ttf")]
-    assert fonts and all(b"Font Awesome" in path.read_bytes() for path in fonts if path.suffix == ".ttf")
-    assert "Font Awesome Free" in icons and "SIL OFL 1.1" in icons
 
 
 def test_other_files_of_the_same_archive_are_fetched_anew(npm, monkeypatch, tmp_path):
@@ -168,3 +163,150 @@ def test_launch_buttons_appear_with_the_address_of_the_repository_only(tmp_path,
     (tmp_path / "_config.yml").write_text(yaml.safe_dump(given))
     made = yaml.safe_load(build.configuration(tmp_path / "_config.yml"))
     assert ("launch_buttons" in made, "repository" in made) == (bool(url), bool(url))
+
+
+# --- sliders ---
+
+
+def slider(description, labels, index):
+    state = {"description": description, "_options_labels": labels, "index": index}
+    return {"model_name": "SelectionSliderModel", "state": state}
+
+
+def box_of(*children):
+    return {"model_name": "VBoxModel", "state": {"children": [f"IPY_MODEL_{child}" for child in children]}}
+
+
+def stack(*children):
+    return {"model_name": "StackModel", "state": {"children": [f"IPY_MODEL_{child}" for child in children]}}
+
+
+@pytest.fixture
+def with_sliders():
+    """A notebook with two sliders, of two and of three values, over six pictures."""
+    models = {f"p{i}{j}": {"model_name": "HTMLModel", "state": {"value": f"<img {i}{j}>"}} for i in "01" for j in "012"}
+    models |= {f"s{i}": stack(*(f"p{i}{j}" for j in "012")) for i in "01"}
+    models |= {"s": stack("s0", "s1"), "a": slider("τ", ["0.1", "1 <"], 1), "b": slider("m", ["4", "8", "16"], 2)}
+    models |= {"root": box_of("a", "b", "s", "live"), "live": box_of()}
+    cell = code("explore()", new_output("display_data", {frames.VIEW: {"model_id": "root"}, "text/plain": "VBox()"}))
+    made = notebook(text("# T"), cell)
+    made.metadata["widgets"] = {frames.STATE: {"state": models}}
+    return made
+
+
+def test_sliders_become_html_with_the_present_picture_and_the_others_beside_it(with_sliders, tmp_path):
+    made = frames.plain(with_sliders, "chapters/02_x", tmp_path / "f")
+    (output,) = made.cells[1].outputs
+    assert frames.VIEW not in output.data and "widgets" not in made.metadata
+    page = output.data["text/html"]
+    assert page.count("<img") == 1 and "<img 12>" in page and 'data-frames="../_frames/02_x-0.js"' in page
+    assert page.count("<label>") == 2 and 'max="2" value="2"' in page and 'aria-valuetext="1 &lt;"' in page
+    script = (tmp_path / "f/02_x-0.js").read_text(encoding="utf-8")
+    given = [[f"<img {i}{j}>" for j in "012"] for i in "01"]
+    assert script == f"bookFrames({json.dumps('02_x-0')}, {json.dumps(given)});\n"
+
+
+def test_widgets_of_another_kind_are_refused(with_sliders, tmp_path):
+    del with_sliders.metadata["widgets"][frames.STATE]["state"]["root"]["state"]["children"][2]
+    with pytest.raises(ValueError, match="must be one of lazylib.book.widgets.explore"):
+        frames.plain(with_sliders, "x", tmp_path)
+
+
+# --- a chapter in one minute ---
+
+VERDICTS = "**K1** ✓ holds · **K2** ≈ holds with a caveat (preset: laptop; [ledger](ledger.ipynb))"
+
+
+def chapter_in_short(*last):
+    figure = code("draw()")
+    figure.metadata["mystnb"] = {"figure": {"name": "fig-a", "caption": "A."}}
+    return notebook(
+        text("# Title\n\n:::{warning}\nold\n:::\n\nIts answer."),
+        code("start()", new_output("display_data", {"text/markdown": VERDICTS})),
+        text("word " * 1300),
+        figure,
+        *last,
+    )
+
+
+def test_the_box_holds_question_answer_figure_verdicts_and_times():
+    notes = "This run: preset laptop, 487 s on AMD EPYC, 2 cores; {'python': '3'}\n"
+    made = minute.with_box(chapter_in_short(code("", new_output("stream", name="stdout", text=notes))), "Why?", "fig-a")
+    title, box, start = made.cells[:3]
+    assert title.source == "# Title\n\n:::{warning}\nold\n:::"
+    parts = [
+        "**Question.** Why?",
+        "**Answer.** Its answer.",
+        ":::{minute-figure} fig-a",
+        '**Verdicts.** <a href="#claim-K1">K1</a> ✓ holds · <a href="#claim-K2">K2</a> ≈ holds with a caveat',
+        "**Time.** About 10 minutes to read, 8 minutes to run (AMD EPYC, 2 cores; preset laptop).",
+    ]
+    places = [box.source.index(part) for part in parts]
+    assert places == sorted(places)
+    assert start.outputs == []
+
+
+def test_the_box_leaves_out_what_there_is_not():
+    made = minute.with_box(chapter_in_short(), "Why?", "fig-gone")
+    assert "minute-figure" not in made.cells[1].source and made.cells[1].source.count("minutes") == 1
+    made.cells[2:3] = []
+    assert minute.take_verdicts(made) == ""
+
+
+def test_every_chapter_with_a_box_has_its_figure_and_every_box_its_chapter():
+    stems = {path.stem: path for path in chapters()}
+    for stem, box in minute.asked(ROOT).items():
+        assert box["figure"] in minute.figures(nbformat.read(stems[stem], 4)), stem
+
+
+def test_tables_hold_the_stored_numbers(tmp_path):
+    data = xr.Dataset(
+        {"loss": (("seed", "tau"), [[1.0, 2.0], [3.0, 4.5]]), "level": ("seed", [5.0, 6.0]), "all": 7.0},
+        {"seed": [0, 1], "tau": [0.1, 2.0]},
+    )
+    (tmp_path / "results").mkdir()
+    data.to_netcdf(tmp_path / "results/03_x.nc", engine="h5netcdf")
+    names = tables.write("03_tau", tmp_path / "results", tmp_path / "csv")
+    assert sorted(names) == ["03_x.csv", "03_x_by_seed.csv", "03_x_by_seed_tau.csv"]
+    lines = (tmp_path / "csv/03_x_by_seed_tau.csv").read_text().splitlines()
+    assert lines == ["seed,tau,loss", "0,0.1,1", "0,2,2", "1,0.1,3", "1,2,4.5"]
+    assert tables.write("04_other", tmp_path / "results", tmp_path / "csv") == []
+
+
+# --- what the theme leaves ---
+
+
+def test_the_pages_are_mended(tmp_path):
+    (tmp_path / "a.html").write_text(
+        '<script defer src="_static/scripts/fontawesome.js?digest=1"></script>\n<script src="searchindex.js"></script>'
+        '<li><a class="reference internal" href="x.html">The x</a><details><summary><span></span></summary>'
+        '<div role="list" class="citation-list">\n<div class="citation" id="id7" role="doc-biblioentry">',
+    )
+    (tmp_path / "search.html").write_text('<script src="searchindex.js"></script>')
+    mend.mend(tmp_path)
+    assert (tmp_path / "a.html").read_text().splitlines() == [
+        '<li><a class="reference internal" href="x.html">The x</a><details>'
+        '<summary aria-label="pages below: The x"><span></span></summary><div class="citation-list">',
+        '<div class="citation" id="id7">',
+    ]
+    assert "searchindex.js" in (tmp_path / "search.html").read_text()
+
+
+# --- the book as one page, for the PDF ---
+
+
+def test_the_pages_become_one_with_links_within(tmp_path):
+    frame = "<html><head><title>x</title></head><body><article>{}</article></body></html>"
+    (tmp_path / "index.html").write_text(
+        frame.format('<h1>Book</h1><a id="l" href="c/a.html#p">a</a><a href="c/a.ipynb">b</a><form class="lab"></form>')
+    )
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c/a.html").write_text(
+        frame.format('<h1>A<a class="headerlink">#</a></h1><p id="p"><img src="../i.svg"></p><a href="#p">p</a>')
+    )
+    whole = BeautifulSoup(pdf.together(tmp_path, ["index", "c/a"]), "html.parser")
+    ids = [part["id"] for part in whole.select("[id]")]
+    links = [link["href"] for link in whole.select("a[href]")]
+    assert links == ["#index", "#c-a", "#c-a--p", "#c-a--p"] and all(link[1:] in ids for link in links)
+    assert len(ids) == len(set(ids)) and whole.select_one("img")["src"] == "i.svg" and not whole.select(".lab")
+    assert whole.select_one(".contents").get_text(" ", strip=True) == "Book A"

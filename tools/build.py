@@ -16,15 +16,17 @@ import yaml
 from nbformat import NotebookNode
 
 from lazylib.book.ledger import VERDICTS
-from tools import api, lab, times
+from tools import api, download, frames, lab, minute, tables, times
 from tools.check import problems
+from tools.mend import mend
 from tools.pages import LEDGER, ROOT, notebooks, pages
 from tools.stand_in import literal, under_title, why
 from tools.vendor import NotFetched, vendor
 
-BESIDE = ("_toc.yml", "references.bib", "favicon.svg")  # not pages, but needed for them
-STATIC = ROOT / "tools" / "static"  # book.css and shim.js
+BESIDE = ("_toc.yml", "references.bib", "favicon.svg", "picture.svg")  # not pages, but needed for them
+STATIC = ROOT / "tools" / "static"
 VENDOR = ROOT / "_build" / "vendor"
+OWN_MODEL = "chapters/13_your_model"
 CLAIM = re.compile(rf"^([A-Z]\d+) (?:{'|'.join(VERDICTS.values())})", re.MULTILINE)  # a line of ledger.check
 
 
@@ -36,19 +38,23 @@ def stage(executed: Path, into: Path, root: Path = ROOT) -> list[str]:
     shutil.rmtree(into, ignore_errors=True)
     into.mkdir(parents=True)
     for name in BESIDE:
-        shutil.copy2(root / name, into / name)
+        if (root / name).exists():
+            shutil.copy2(root / name, into / name)
     (into / "_config.yml").write_text(configuration(root / "_config.yml"), encoding="utf-8")
     (into / "_static").mkdir()
-    for sheet in (STATIC / "book.css", lab.FOLDER / "lab.css"):  # the builder adds them to every page
-        shutil.copy2(sheet, into / "_static")
+    for file in (
+        STATIC / "book.css",
+        STATIC / "book.js",
+        lab.FOLDER / "lab.css",
+    ):  # the builder adds them to every page
+        shutil.copy2(file, into / "_static")
     for name, folder in vendor(VENDOR).items():
         shutil.copytree(folder, into / "_extra" / "vendor" / name)
-    shutil.copy2(STATIC / "shim.js", into / "_extra" / "vendor" / "widgets")
-    write_made(into / "made", executed)
+    write_made(into / "made", executed, root)
     made = {api.INDEX: api.index, "times": functools.partial(times.page, executed)}
     made |= {f"{api.PREFIX}{room}": functools.partial(api.page, room) for room in api.rooms(root)}
     names = {path.relative_to(root) for path in notebooks(root)}
-    faults = []
+    faults, boxes = [], minute.asked(root)
     for page in pages(root):
         notebook, text = Path(f"{page}.ipynb"), Path(f"{page}.md")
         target = into / (notebook if notebook in names else text)
@@ -58,8 +64,18 @@ def stage(executed: Path, into: Path, root: Path = ROOT) -> list[str]:
                 faults.append(f"{notebook} has not been executed: {executed / notebook} does not exist")
                 continue
             faults += problems(executed / notebook)
-            content = with_anchors(nbformat.read(executed / notebook, as_version=4))
-            nbformat.write(with_gaps(content, executed, names) if page == LEDGER else content, target)
+            content = nbformat.read(executed / notebook, as_version=4)
+            if page == LEDGER:
+                content = with_gaps(content, executed, names)
+            offer = into / download.OFFERED / notebook
+            offer.parent.mkdir(parents=True, exist_ok=True)
+            nbformat.write(content, offer)
+            content = frames.plain(with_anchors(content), page, into / "_extra" / "_frames")
+            if box := boxes.get(notebook.stem):
+                content = minute.with_box(content, **box)
+                data = tables.write(notebook.stem, root / "results", into / "_extra" / "_data")
+                content = minute.with_end(content, page, data, root)
+            nbformat.write(content, target)
         elif page in made and not (root / text).exists():
             target.write_text(made[page](), encoding="utf-8")
         else:
@@ -67,8 +83,8 @@ def stage(executed: Path, into: Path, root: Path = ROOT) -> list[str]:
     return faults
 
 
-def write_made(folder: Path, executed: Path) -> None:
-    """What pages include: the lab, whole and small, and the ledger's result in one line."""
+def write_made(folder: Path, executed: Path, root: Path) -> None:
+    """What pages include: the lab, whole and small, the ledger's result in one line, the way to one's own model."""
     folder.mkdir()
     (folder / "lab.html").write_text(lab.page(), encoding="utf-8")
     (folder / "lab_small.html").write_text(lab.page(small=True), encoding="utf-8")
@@ -79,6 +95,9 @@ def write_made(folder: Path, executed: Path) -> None:
         summary = next(found, "")
     line = f"**What came of it**: {summary} See {{doc}}`the ledger <{LEDGER}>`." if summary else ""
     (folder / "ledger.md").write_text(f"{line}\n", encoding="utf-8")
+    where = f"see {{doc}}`{OWN_MODEL}`" if OWN_MODEL in pages(root) else "see [below](#your-own-model)"
+    line = f"- **Measure your own model**: `lazylib` takes any torch module, {where}."
+    (folder / "measure.md").write_text(f"{line}\n", encoding="utf-8")
 
 
 def configuration(path: Path) -> str:
@@ -140,6 +159,7 @@ def build(source: Path, out: Path) -> int:
     ).returncode  # fmt: skip
     if status:
         return status
+    mend(work / "_build" / "html")
     shutil.rmtree(out / "html", ignore_errors=True)
     shutil.move(work / "_build" / "html", out / "html")
     return 0

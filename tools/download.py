@@ -19,6 +19,7 @@ import pybtex.database
 from nbformat import NotebookNode
 from pybtex.plugin import find_plugin
 
+OFFERED = "made/download"  # in the sources: the notebooks as they were executed, without what pages add
 BIBLIOGRAPHY = Path(__file__).resolve().parent.parent / "references.bib"
 ROLE = re.compile(r"\{([\w:-]+)\}`([^`]*)`")
 ROLE_OR_CODE = re.compile(rf"{ROLE.pattern}|(?<!`)(?P<marks>`+)(?!`).+?(?<!`)(?P=marks)(?!`)")  # code shows roles
@@ -157,7 +158,9 @@ def _resolve(app, exception) -> None:
         path = Path(app.outdir) / "_sources" / f"{page}.ipynb"
         if path.exists():
             try:
-                notebook = resolved(nbformat.read(path, as_version=4), _Built(app.env, page))
+                offered = Path(app.srcdir) / OFFERED / f"{page}.ipynb"
+                source = offered if offered.exists() else path
+                notebook = resolved(nbformat.read(source, as_version=4), _Built(app.env, page))
             except ValueError as error:
                 raise ValueError(f"{page}: {error}") from None
             nbformat.write(notebook, path)

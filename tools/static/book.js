@@ -1,0 +1,30 @@
+// Sliders over pictures: the pictures are loaded when a slider is first touched, see tools/frames.py.
+const bookFrames = (name, pictures) => {
+  const box = document.querySelector(`.frames[data-name="${name}"]`);
+  box.pictures = pictures;
+  showFrame(box);
+};
+
+const showFrame = (box) => {
+  const inputs = [...box.querySelectorAll("input")];
+  for (const input of inputs) {
+    const label = JSON.parse(input.dataset.labels)[input.value];
+    input.ariaValueText = label;
+    input.nextElementSibling.value = label;
+  }
+  if (box.pictures) box.querySelector(".frame").innerHTML = inputs.reduce((part, { value }) => part[value], box.pictures);
+};
+
+document.addEventListener("DOMContentLoaded", () => {
+  for (const box of document.querySelectorAll(".frames")) {
+    const load = () => {
+      const script = document.createElement("script");
+      script.src = box.dataset.frames;
+      document.head.append(script);
+    };
+    for (const touch of ["pointerenter", "focusin"]) {
+      box.addEventListener(touch, () => { if (!box.asked) { box.asked = true; load(); } });
+    }
+    box.addEventListener("input", () => showFrame(box));
+  }
+});
