@@ -8,7 +8,7 @@ from torch.func import hessian, jacfwd
 
 from lazylib.measures import hessian_norm, jacobian_norm, kappa, relative_changes, two_layer_kappa
 from lazylib.measures._neurons import largest_gated
-from lazylib.nets import ACTIVATIONS, TwoLayer
+from lazylib.nets import ACTIVATIONS, TwoLayer, from_module
 
 F64 = torch.float64
 
@@ -99,6 +99,61 @@ def test_known_norms():
     q = torch.linalg.qr(normal(5, 5))[0]
     matrix = q @ torch.diag(torch.tensor([1.0, 2.0, -7.0, 3.0, 0.0], dtype=F64)) @ q.T
     assert hessian_norm(lambda w: (0.5 * w @ matrix @ w)[None], normal(5)).value == pytest.approx(7, rel=1e-9)
+
+
+class Norms(torch.nn.Module):
+    """Tied embeddings, and a normalization between them."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.tokens, self.norm, self.mix = torch.nn.Embedding(4, 3), norm, torch.nn.Linear(3, 3)
+
+    def forward(self, tokens):
+        z = self.mix(self.norm(self.tokens(tokens).mT).mT.mean(1))
+        return torch.nn.functional.gelu(z) @ self.tokens.weight[:2].T
+
+
+@pytest.mark.parametrize("raw", [False, True])
+@pytest.mark.parametrize(
+    "norm",
+    [
+        torch.nn.LayerNorm(3, elementwise_affine=False),
+        torch.nn.InstanceNorm1d(3, affine=True),
+        torch.nn.BatchNorm1d(3, track_running_stats=False),
+    ],
+    ids=lambda norm: type(norm).__name__,
+)
+def test_norms_of_modules_equal_brute_force(norm, raw):
+    """Layers whose nested forward derivative is wrong in torch, and a tied weight; a module, or a reader's function."""
+    torch.manual_seed(0)
+    module, x = Norms(norm).double(), torch.tensor([[0, 1, 2], [3, 3, 1], [2, 0, 3]])
+    net, w0 = from_module(module)
+    w0 = w0 + 0.3 * normal(len(w0))
+    names, shapes = zip(*((name, p.shape) for name, p in module.named_parameters()), strict=True)
+
+    def by_hand(w):
+        parts = w.split([shape.numel() for shape in shapes])
+        parts = {name: part.view(shape) for name, part, shape in zip(names, parts, shapes, strict=True)}
+        return torch.func.functional_call(module, parts, (x,))
+
+    h = by_hand if raw else lambda w: net(w, x)
+    first, second = tensors(h, w0)  # by reverse mode, which is right, and forward mode over it
+    found = hessian_norm(h, w0, starts=32, tol=1e-4)
+    assert found.converged and found.value == pytest.approx(brute_hessian_norm(second), rel=1e-6)
+    assert jacobian_norm(h, w0).value == pytest.approx(torch.linalg.matrix_norm(first, 2).item(), rel=1e-9)
+
+
+def test_dropout_in_a_function_is_refused():
+    module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Dropout(0.5), torch.nn.Linear(4, 1)).double()
+    x = sphere(6, 3)
+
+    def h(w):
+        return torch.func.functional_call(module, {"0.weight": w.view(4, 3)}, (x,)).squeeze(-1)
+
+    with pytest.raises(ValueError, match="dropout is on"):
+        hessian_norm(h, normal(12))
+    module.eval()
+    assert hessian_norm(h, normal(12)).value == 0
 
 
 def test_linear_model_is_perfectly_lazy():

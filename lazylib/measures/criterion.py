@@ -25,9 +25,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vjp, vmap
+from torch.func import grad, jvp, vjp, vmap
 
 from ..nets._base import ACTIVATIONS
+from ..nets._differentiable import differentiable
 from ._neurons import largest_gated, largest_neuron
 from .norms import Norm, climb, lanczos, operator_norm, random_rows, require_finite, unit
 
@@ -162,14 +163,14 @@ def hessian_norm(
     if starts < 1:
         raise ValueError(f"starts must be at least 1, got {starts}.")
     n_out = _outputs(h, w).numel()
-    out = _flat(h)
+    out, zero = _flat(h), w.new_zeros(n_out)
     chunk = max(1, 2_000_000 // w.numel())  # bounds the memory of the vectorized products
-
-    def bilinear_one(u, v):
-        return jvp(lambda p: jvp(out, (p,), (u,))[1], (w,), (v,))[1]
 
     def hessian_one(nu, u):
         return jvp(lambda p: vjp(out, p)[1](nu)[0], (w,), (u,))[1]
+
+    def bilinear_one(u, v):  # ⟨H_ν u, v⟩ is linear in ν; twice forward mode is slower, and wrong for some layers
+        return grad(lambda nu: hessian_one(nu, u) @ v)(zero)
 
     bilinear, hessian = vmap(bilinear_one, chunk_size=chunk), vmap(hessian_one, chunk_size=chunk)
     u, nu = random_rows(w, starts, w.numel(), seed), unit(random_rows(w, starts, n_out, seed + 1))
@@ -351,7 +352,8 @@ def _flat(h: Callable) -> Callable:
     """w → h(w)/√n as one vector: its Euclidean norm is the empirical norm of the outputs."""
 
     def out(w):
-        outputs = h(w)
+        with differentiable():
+            outputs = h(w)
         return outputs.reshape(-1) / math.sqrt(outputs.shape[0])
 
     return out

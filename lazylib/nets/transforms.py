@@ -1,4 +1,4 @@
-"""Transforms of nets, a few lines each, which compose; and any torch module as a net."""
+"""Transforms of nets, a few lines each, which compose."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ._base import Net
+from ._base import Net, input_dim
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,8 @@ class Transform:
         function: (w, x) → outputs.
         size: number P of parameters.
         q: degree of homogeneity, or None.
+        input_dim: dimensions of one set of inputs, 2 for (n, d); with one more there is a set for each run. None: any
+            inputs, always shared by the runs.
 
     Example:
         >>> import torch
@@ -36,6 +38,7 @@ class Transform:
     function: Callable[[Tensor, Tensor], Tensor] = field(repr=False)
     size: int
     q: int | None = None
+    input_dim: int | None = 2
 
     def __call__(self, w: Tensor, x: Tensor) -> Tensor:
         return self.function(w, x)
@@ -60,7 +63,7 @@ def centred(net, w0: Tensor) -> Transform:
         >>> centred(net, torch.tensor([1.0, 1.0]))(torch.tensor([3.0, 1.0]), x)
         tensor([4.])
     """
-    return Transform(net, lambda w, x: net(w, x) - net(w0, x), net.size)
+    return Transform(net, lambda w, x: net(w, x) - net(w0, x), net.size, None, input_dim(net))
 
 
 def scaled(net, alpha: float) -> Transform:
@@ -86,7 +89,7 @@ def scaled(net, alpha: float) -> Transform:
     """
     if not (math.isfinite(alpha) and alpha > 0):
         raise ValueError(f"alpha must be finite and > 0, got {alpha}.")
-    return Transform(net, lambda w, x: alpha * net(w, x), net.size, net.q)
+    return Transform(net, lambda w, x: alpha * net(w, x), net.size, net.q, input_dim(net))
 
 
 def tangent(net, w0: Tensor) -> Transform:
@@ -115,7 +118,7 @@ def tangent(net, w0: Tensor) -> Transform:
         base, shift = torch.func.jvp(lambda v: net(v, x), (w0,), (w - w0,))
         return base + shift
 
-    return Transform(net, function, net.size)
+    return Transform(net, function, net.size, None, input_dim(net))
 
 
 def symmetrized(net) -> Transform:
@@ -138,46 +141,4 @@ def symmetrized(net) -> Transform:
         tensor(0.)
     """
     p = net.size
-    return Transform(net, lambda w, x: net(w[..., :p], x) - net(w[..., p:], x), 2 * p, net.q)
-
-
-def from_module(module: torch.nn.Module) -> tuple[Transform, Tensor]:
-    """A torch module as a net of a flat vector, and its present parameters.
-
-    Args:
-        module: deterministic (dropout off, batch normalization in eval mode); it is not changed. Parameters that
-            need no gradient stay as they are and are not counted.
-
-    Returns:
-        (net, w0): w0 is (P,); the net gives (n,) or (n, k) outputs, or (B, n, …) for a batch (B, P) of parameters. A
-        trailing dimension of size 1 of the module's output is dropped. q is not known.
-
-    Raises:
-        ValueError: the module has no trainable parameter.
-
-    Example:
-        >>> import torch
-        >>> from lazylib.nets import from_module
-        >>> module = torch.nn.Linear(2, 1)
-        >>> net, w0 = from_module(module)
-        >>> x = torch.ones(5, 2)
-        >>> net.size, torch.allclose(net(w0, x), module(x).squeeze(-1))
-        (3, True)
-    """
-    names = [name for name, p in module.named_parameters() if p.requires_grad]
-    parameters = dict(module.named_parameters())
-    if not names:
-        raise ValueError("the module must have at least one trainable parameter, it has none.")
-    shapes = [parameters[name].shape for name in names]
-    w0 = torch.cat([parameters[name].detach().reshape(-1) for name in names])
-
-    def single(w: Tensor, x: Tensor) -> Tensor:
-        parts = w.split([shape.numel() for shape in shapes])
-        values = {name: part.view(shape) for name, part, shape in zip(names, parts, shapes, strict=True)}
-        out = torch.func.functional_call(module, values, (x,))
-        return out.squeeze(-1) if out.dim() > 1 and out.shape[-1] == 1 else out
-
-    def function(w: Tensor, x: Tensor) -> Tensor:
-        return single(w, x) if w.dim() == 1 else torch.func.vmap(single, in_dims=(0, None))(w, x)
-
-    return Transform(module, function, w0.numel()), w0
+    return Transform(net, lambda w, x: net(w[..., :p], x) - net(w[..., p:], x), 2 * p, net.q, input_dim(net))
