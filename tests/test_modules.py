@@ -67,6 +67,19 @@ class GPT(nn.Module):
         return self.head(self.norms[2](x))[:, -1]
 
 
+class Twice(nn.Module):
+    """A layer used twice, under two names, and its weight once more in another one."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = self.second = nn.Linear(4, 4)
+        self.third = nn.Linear(4, 4)
+        self.third.weight = self.first.weight
+
+    def forward(self, x):
+        return self.third(torch.tanh(self.second(torch.tanh(self.first(x)))))
+
+
 class Keywords(nn.Module):
     def __init__(self):
         super().__init__()
@@ -125,6 +138,7 @@ MODULES = {
     "encoder, norm first": lambda: (Encoder(activation="gelu", norm_first=True), SERIES),
     "lstm": lambda: (Recurrent(nn.LSTM), SERIES),
     "gru": lambda: (Recurrent(nn.GRU), SERIES),
+    "a layer twice": lambda: (Twice(), VECTORS),
     "gpt": lambda: (GPT(), TOKENS),
 }
 
@@ -153,7 +167,9 @@ def by_differences(h, w, u, v, step=1e-3):
 def test_every_kind_of_layer_has_its_derivatives(name):
     """Outputs are the module's; first derivatives those of its backward pass; second ones right in every order."""
     module, x = made(name)
+    places = [id(p) for p in module.parameters()]
     net, w = from_module(module, x)
+    assert [id(p) for p in module.parameters()] == places  # torch puts back the wrong ones in "a layer twice"
     out = module(x).flatten(1).squeeze(-1)
     torch.testing.assert_close(net(w, x), out, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(net(torch.stack([2 * w, w]), x)[1], out, rtol=1e-12, atol=1e-12)

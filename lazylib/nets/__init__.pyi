@@ -15,4 +15,5 @@ from .transforms import centred as centred
 from .transforms import scaled as scaled
 from .transforms import symmetrized as symmetrized
 from .transforms import tangent as tangent
+from .twins import twin as twin
 from .two_layer import TwoLayer as TwoLayer

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jvp, vjp, vmap
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.func import jvp, vjp, vmap
+from torch.utils._pytree import tree_flatten
 
 from ._base import set_a_run
+from ._calls import as_floats, as_inputs, call, in_modes, refuse_random
 from ._differentiable import differentiable
 from .transforms import Transform
 
@@ -72,9 +73,10 @@ def from_module(
     def single(w: Tensor, x: Any) -> Tensor:
         values = {k: part.view(s) for k, part, s in zip(names, w.split(sizes), shapes, strict=True)}
         values |= {name: p.to(w.dtype) for name, p in frozen.items()}
-        values |= {name: as_floats(b.clone(), w.dtype) for name, b in buffers.items()}  # a layer may write to them
-        with _in_modes(modes):  # the module may train by now
-            return _outputs(module, values, as_floats(x, w.dtype), output)
+        values |= as_floats(buffers, w.dtype)
+        with in_modes(modes), differentiable():  # the module may train by now
+            out = call(module, values, as_floats(as_inputs(x), w.dtype))
+            return _tensor(out if output is None else output(out))
 
     def function(w: Tensor, x: Any) -> Tensor:
         if w.dim() == 1:
@@ -90,46 +92,8 @@ def from_module(
     return net, w0
 
 
-def refuse_random(module: nn.Module) -> None:
-    """ValueError where a layer in training mode draws random numbers, or changes its buffers, at every pass."""
-    for name, layer in module.named_modules():
-        drops = isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0
-        drops |= isinstance(layer, (nn.RNNBase, nn.MultiheadAttention)) and layer.dropout > 0
-        moves = isinstance(layer, nn.modules.batchnorm._NormBase) and layer.running_mean is not None
-        moves |= isinstance(layer, nn.utils.parametrizations._SpectralNorm)
-        if layer.training and (drops or moves or isinstance(layer, nn.RReLU)):
-            does = "changes its statistics at every pass" if moves else "draws random numbers"
-            raise ValueError(
-                f"the module must be deterministic, but its layer {name or 'itself'} ({type(layer).__name__}) {does} "
-                "in training mode: call .eval() of it first."
-            )
-
-
-@contextlib.contextmanager
-def _in_modes(modes: list[tuple[nn.Module, bool]]) -> Iterator[None]:
-    """Layers in training mode or not, inside the block."""
-    changed = [(layer, training) for layer, training in modes if layer.training != training]
-    try:
-        for layer, training in changed:
-            layer.training = training
-        yield
-    finally:
-        for layer, training in changed:
-            layer.training = not training
-
-
-def as_floats(x: Any, dtype: torch.dtype) -> Any:
-    """The floating-point tensors among inputs, also in tuples and dicts, in another dtype; integers stay."""
-    x = dict(x) if isinstance(x, Mapping) else x
-    return tree_map(lambda v: v.to(dtype) if isinstance(v, Tensor) and v.is_floating_point() else v, x)
-
-
-def _outputs(module: nn.Module, values: Mapping[str, Tensor], x: Any, output: Callable | None) -> Tensor:
-    """(n,) or (n, k) outputs of a module whose parameters and buffers are `values`."""
-    positional, named = (x, {}) if isinstance(x, tuple) else ((), x) if isinstance(x, dict) else ((x,), {})
-    with differentiable():
-        out = functional_call(module, dict(values), positional, named)
-        out = out if output is None else output(out)
+def _tensor(out: Any) -> Tensor:
+    """(n,) or (n, k) outputs from what a module returned."""
     if not isinstance(out, Tensor):
         keys = f" with the keys {', '.join(map(str, out))}" if isinstance(out, Mapping) else ""
         raise TypeError(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import overload
 
 import torch
 from torch import Tensor
 
 from ._base import Net, input_dim
+from .displacement import Scaled
 
 
 @dataclass(frozen=True)
@@ -66,18 +68,23 @@ def centred(net, w0: Tensor) -> Transform:
     return Transform(net, lambda w, x: net(w, x) - net(w0, x), net.size, None, input_dim(net))
 
 
-def scaled(net, alpha: float) -> Transform:
-    """α h(w, x).
+@overload
+def scaled(net: torch.nn.Module, alpha: float) -> Scaled: ...
+@overload
+def scaled(net: Net, alpha: float) -> Transform: ...
+def scaled(net, alpha):
+    """α h(w, x) of a net; of a torch module the model α(h(w0 + u/α) − h(w0)), as a module with parameters u.
 
     Args:
-        net: a net h.
-        alpha: output scale α > 0.
+        net: a net h, or a module at its present weights w0, which is copied (see `Scaled`).
+        alpha: output scale α > 0, for a module also math.inf: the tangent model.
 
     Returns:
-        The net, of the same degree of homogeneity.
+        The net, of the same degree of homogeneity; or a `Scaled` module, which any loop trains: a step on R(F) for u is
+        a step on R(αh)/α² for w.
 
     Raises:
-        ValueError: α is not finite or not positive.
+        ValueError: α is not finite or not positive; as `Scaled` does.
 
     Source: Chizat, Oyallon, Bach 2019, section 1.1.
 
@@ -86,7 +93,11 @@ def scaled(net, alpha: float) -> Transform:
         >>> from lazylib.nets import TwoLayer, scaled
         >>> scaled(TwoLayer(d=1, m=1), 10.0)(torch.tensor([3.0, 1.0]), torch.tensor([[2.0]]))
         tensor([60.])
+        >>> scaled(torch.nn.Linear(3, 2), 1e6)(torch.ones(4, 3)).abs().max().item()  # zero at the start
+        0.0
     """
+    if isinstance(net, torch.nn.Module):
+        return Scaled(net, alpha)
     if not (math.isfinite(alpha) and alpha > 0):
         raise ValueError(f"alpha must be finite and > 0, got {alpha}.")
     return Transform(net, lambda w, x: alpha * net(w, x), net.size, net.q, input_dim(net))
