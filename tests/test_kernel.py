@@ -108,6 +108,26 @@ def test_coefficients_give_the_displacement_of_the_tangent_flow(problem, T):
     assert solution.displacement(T) == pytest.approx(float(found.norm()), rel=1e-9)
 
 
+def test_the_solution_of_k_outputs_of_tokens_with_a_frozen_layer():
+    """Against the flow in parameter space; a frozen layer in float32 is brought to float64."""
+    torch.manual_seed(0)
+    layers = torch.nn.Embedding(7, 3), torch.nn.Flatten(), torch.nn.Tanh(), torch.nn.Linear(6, 2)
+    module, x = torch.nn.Sequential(*layers), torch.tensor([[0, 1], [2, 3], [4, 5], [6, 0]])
+    module[0].requires_grad_(False)
+    net, w0 = from_module(module, x)
+    y, w0 = torch.randn(3, 2, dtype=F64), w0.double()
+    solution = tangent_solution(net, w0, x[:3], y, x[3:])
+    rows = torch.func.jacrev(lambda w: net(w, x).flatten())(w0)  # (8, P)
+    u, h0, steps = torch.zeros_like(w0), net(w0, x).flatten(), 4000
+    for _ in range(steps):  # Euler's method up to T = 2
+        u = u - 2.0 / steps * rows[:6].T @ (h0[:6] + rows[:6] @ u - y.flatten()) / 3
+    torch.testing.assert_close(solution.train(2.0).flatten(), (h0 + rows @ u)[:6], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(solution.test(2.0).flatten(), (h0 + rows @ u)[6:], rtol=1e-3, atol=1e-3)
+    assert solution.displacement(2.0) == pytest.approx(float(u.norm()), rel=1e-3)
+    with pytest.raises(ValueError, match=r"y must have the shape \(3, 2\) of the outputs, got \(3,\)"):
+        tangent_solution(net, w0, x[:3], y[:, 0], x[3:])
+
+
 # ---- gradient flow with a fixed kernel ----
 
 TIMES = [0.0, 0.3, 4.0]

@@ -94,6 +94,18 @@ def test_the_grid_is_the_loop_over_its_points(net, block, problem, monkeypatch):
     torch.testing.assert_close(plane_values(losses(net, problem.x, problem.y), plane, s, t, block=7), expected)
 
 
+def test_targets_must_have_the_shape_of_the_outputs(problem):
+    module = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Tanh(), torch.nn.Linear(3, 2)).double()
+    deep, (several, _) = Deep(4, (3, 5)), from_module(module)
+    for net in (deep, TwoLayer(4, 3), TwoLayer(4, 3, "softplus")):
+        plane = pca_plane(rows(6, net.size))
+        with pytest.raises(ValueError, match=r"y must have the shape \(\d+,\) of the outputs, got \(\d+, 1\)"):
+            plane_loss(net, plane, [0.0], [0.0], problem.x, problem.y[:, None])
+    plane, y = pca_plane(rows(6, several.size)), torch.stack([problem.y, 2 * problem.y], 1)
+    expected = 0.5 * (several(plane.origin, problem.x) - y).square().sum(1).mean()
+    torch.testing.assert_close(plane_loss(several, plane, [0.0], [0.0], problem.x, y), expected.view(1, 1))
+
+
 def test_threads_and_blocks_do_not_change_the_loss_on_a_plane(monkeypatch):
     problem, net = teacher_student(0, d=4, n_test=700), TwoLayer(4, 10)
     plane, s = pca_plane(rows(6, net.size).float()), [-1.0, 0.5]

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from lazylib.nets import Scaled, convnet, plain_outputs, tangent_outputs
+from lazylib.nets import Scaled, convnet, displacement, from_module, plain_outputs, tangent_outputs, twin
+from lazylib.nets import scaled as make_scaled
 
 ALPHAS = [1.0, 3.0, 100.0, 1e4, 1e7]
 
@@ -154,12 +155,6 @@ def test_a_scale_that_is_not_positive_is_refused(alpha):
         Scaled(convnet("vgg11", 1 / 64), alpha)
 
 
-@pytest.mark.parametrize("layer", [nn.Softplus(), nn.BatchNorm2d(2), nn.MaxPool2d(3, 2), nn.Conv2d(2, 2, 3, groups=2)])
-def test_an_unknown_layer_is_named(layer):
-    with pytest.raises(TypeError, match=type(layer).__name__):
-        Scaled(nn.Sequential(nn.Conv2d(1, 2, 3), layer), 10.0)
-
-
 @pytest.mark.parametrize("alpha", [1.0, 10.0, math.inf])
 def test_pooling_before_the_relu_is_the_same_to_the_last_bit(alpha):
     """Outputs and gradients, by each of the ways; the module as it is against the order that training takes."""
@@ -170,7 +165,7 @@ def test_pooling_before_the_relu_is_the_same_to_the_last_bit(alpha):
     assert kinds != [type(layer) for layer in net] and set(model._fast.state_dict()) == set(net.state_dict())
     assert not any(pair == (nn.ReLU, nn.MaxPool2d) for pair in itertools.pairwise(kinds))
     found = []
-    for way in (model._fast, net):
+    for way in (model._fast, model.module):
         object.__setattr__(model, "_fast", way)
         outputs = model(x)
         found.append([outputs, *torch.autograd.grad(outputs.square().sum(), list(model.u))])
@@ -189,4 +184,164 @@ def test_only_plain_modules_are_reordered():
         nn.Sequential(nn.ReLU(), nn.MaxPool2d(2, return_indices=True)),
     ):
         order = [type(layer) for layer in module]
-        assert [type(layer) for layer in Scaled(module, math.inf)._fast] == order
+        assert [type(layer) for layer in displacement._pool_first(module)] == order
+    shared = nn.Linear(2, 2)
+    assert len(displacement._pool_first(nn.Sequential(shared, nn.ReLU(), shared))) == 3
+
+
+# ---- modules of any kind ----
+
+
+class Sum(nn.Sequential):
+    """A sequence that adds its input: a subclass whose layers are known and whose forward pass is not."""
+
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+class Tokens(nn.Module):
+    """Embeddings, LayerNorm, torch's own transformer layer, tied output weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.tokens, self.head = nn.Embedding(5, 4), nn.Linear(4, 5, bias=False)
+        self.layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.1, activation="gelu", batch_first=True)
+        self.head.weight = self.tokens.weight
+
+    def forward(self, tokens):
+        return self.head(self.layer(self.tokens(tokens))).mean(1)
+
+
+def twice():
+    shared = nn.Linear(4, 4)
+    tied = nn.Linear(4, 4)
+    tied.weight = shared.weight
+    return nn.Sequential(shared, nn.ReLU(), shared, nn.ReLU(), tied, nn.ReLU(), nn.Linear(4, 2))
+
+
+def kinds(name):
+    torch.manual_seed(0)
+    x, images = torch.randn(5, 4), torch.randn(5, 2, 6, 6)
+    return {
+        "subclass": lambda: (Sum(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4)), x),
+        "twice": lambda: (twice(), x),
+        "gelu": lambda: (nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.GELU(), nn.Linear(6, 2)), x),
+        "batch norm": lambda: (nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten()), images),
+        "pool": lambda: (nn.Sequential(nn.Conv2d(2, 3, 3), nn.MaxPool2d(3, 1), nn.Flatten()), images),
+        "tokens": lambda: (Tokens(), torch.randint(5, (3, 4))),
+    }[name]()
+
+
+@pytest.mark.parametrize("name", ["subclass", "twice", "gelu", "batch norm", "pool", "tokens"])
+@pytest.mark.parametrize("alpha", [2.0, 1e6, math.inf])
+def test_any_module_is_scaled_to_the_digits_of_float32(name, alpha):
+    net, x = kinds(name)
+    net.eval()
+    model = make_scaled(net, alpha)
+    assert model.by_differences == (name == "twice")
+    rng = torch.Generator().manual_seed(1)
+    for u in model.u:
+        u.data = 0.3 * torch.randn(u.shape, generator=rng)
+    exact, x2 = copy.deepcopy(net).double(), x.double() if x.is_floating_point() else x
+    u = {key: w.detach().double().requires_grad_() for key, w in model.displacement().items()}
+    # a central difference is the tangent model to 1e-8; α = 10⁶ is at 10⁻⁶ of it, or the formula in float64 itself
+    expected = plain_outputs(exact, u, x2, min(alpha, 1e6))
+    found = model(x)
+    assert found.dtype == torch.float32
+    close = {"rtol": 1e-4, "atol": 1e-4 * float(expected.detach().abs().max())}
+    torch.testing.assert_close(found.double(), expected, **close)
+    cotangent = torch.randn(found.shape, generator=rng)
+    ours = torch.autograd.grad((found * cotangent).sum(), list(model.u))
+    wanted = torch.autograd.grad((expected * cotangent).sum(), list(u.values()))
+    for got, want in zip(ours, wanted, strict=True):
+        torch.testing.assert_close(got.double(), want, rtol=1e-3, atol=1e-4 * float(want.abs().max()))
+    if alpha == 1e6 and name != "twice":  # float32 as it is written would not do
+        plain = plain_outputs(net, dict(model.displacement()), x, alpha)
+        assert (plain - found).norm() > 1e-2 * found.norm()
+
+
+def test_the_readers_module_stays_as_it_is():
+    net, x = kinds("batch norm")
+    net.eval()
+    net[0].bias.requires_grad_(False)
+    flags = [w.requires_grad for w in net.parameters()]
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    for model in (Scaled(net, 10.0), Scaled(net, math.inf), twin(net)):
+        model.train()
+        model(x).sum().backward()
+        assert not model.module[1].training and len([w for w in model.parameters() if w.grad is not None]) == 3
+    assert [w.requires_grad for w in net.parameters()] == flags
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_a_scale_that_float64_does_not_reach_and_random_modules_are_refused():
+    net, _ = kinds("gelu")
+    with pytest.raises(ValueError, match="alpha must be at most 1e.09 or inf for this module"):
+        Scaled(net, 1e10)
+    with pytest.raises(TypeError, match="differences go through Conv2d, .* not through all layers of Sequential"):
+        Scaled(net, 10.0).stability(torch.ones(1, 4))
+    for make in (lambda module: Scaled(module, 10.0), twin):
+        with pytest.raises(ValueError, match=r"its layer layer.self_attn \(MultiheadAttention\) draws random numbers"):
+            make(kinds("tokens")[0])
+        with pytest.raises(ValueError, match="at least one trainable parameter"):
+            make(nn.ReLU())
+
+
+# ---- the twin ----
+
+
+@pytest.mark.parametrize("name", ["twice", "gelu", "batch norm", "tokens"])
+def test_the_twin_is_the_tangent_model_under_the_readers_loop(name):
+    """Trained by SGD with momentum and weight decay, it does what h(w0) + J(w − w0) with a full Jacobian does."""
+    net, x = kinds(name)
+    net = net.double().eval()
+    x = x.double() if x.is_floating_point() else x
+    h, w0 = from_module(net)
+    shape = net(x).shape
+    slope, start = torch.func.jacrev(lambda w: h(w, x).flatten())(w0), h(w0, x).flatten()
+    model, w = twin(net), w0.clone().requires_grad_()
+    assert [key for key, _ in model.named_parameters()] == [f"module.{key}" for key, _ in net.named_parameters()]
+    torch.testing.assert_close(model(x), net(x))
+
+    def train(parameters, outputs):
+        optimizer = torch.optim.SGD(parameters, lr=0.02, momentum=0.9, weight_decay=0.01)
+        for _ in range(20):
+            optimizer.zero_grad()
+            (outputs() - 1).square().mean().backward()
+            optimizer.step()
+        return outputs()
+
+    expected = train([w], lambda: start + slope @ (w - w0))
+    found = train(model.parameters(), lambda: model(x))
+    assert found.shape == shape
+    torch.testing.assert_close(found.flatten(), expected, rtol=1e-9, atol=1e-10)
+    assert not torch.allclose(found, net(x), rtol=0.01)
+
+
+def test_the_twin_takes_what_the_module_takes():
+    class Pair(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.left, self.right = nn.Linear(3, 2), nn.Linear(3, 2)
+
+        def forward(self, a, b):
+            return {"logits": self.left(a) * self.right(b)}
+
+    net, a, b = Pair(), torch.randn(4, 3), torch.randn(4, 3)
+    model = twin(net, output=lambda out: out["logits"])
+    torch.testing.assert_close(model(a, b=b), net(a, b)["logits"])
+    for w in model.parameters():
+        w.data *= 2
+    expected = sum(net(a, b)["logits"] for _ in range(3))  # h is bilinear: h(w0) + Dh(w0) w0 = 3 h(w0)
+    torch.testing.assert_close(model(a, b=b), expected)
+    half = twin(nn.Linear(3, 2).bfloat16())
+    assert half(a.bfloat16()).dtype == torch.float32
+
+
+def test_twins_are_saved_and_loaded():
+    net, x = kinds("gelu")
+    first, second = twin(net), twin(copy.deepcopy(net).requires_grad_())
+    for w in first.parameters():
+        w.data += 0.1
+    second.load_state_dict(first.state_dict())
+    torch.testing.assert_close(second(x), first(x))

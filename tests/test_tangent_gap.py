@@ -11,7 +11,7 @@ from lazylib.measures import (
     tangent_path,
     two_layer_differential,
 )
-from lazylib.nets import Deep, TwoLayer
+from lazylib.nets import Deep, TwoLayer, from_module
 from lazylib.objectives import square_loss
 from lazylib.problems import teacher_student
 
@@ -104,6 +104,24 @@ def test_the_gap_starts_as_predicted(net):
     gap = rms(outputs - tangent_path(net, w[0], x, goals, [t])[1][:, 0])
     assert (gap / t**2).tolist() == pytest.approx(rate.tolist(), rel=0.02)
     assert float(early_gap(net, w[0], x, y)) == pytest.approx(float(rate[0]))
+
+
+def test_the_gap_of_a_module_with_layer_norm():
+    """Against the same by reverse mode twice, with no forward mode."""
+    torch.manual_seed(0)
+    layers = torch.nn.Linear(4, 5), torch.nn.LayerNorm(5), torch.nn.Tanh(), torch.nn.Linear(5, 1)
+    net, w0 = from_module(torch.nn.Sequential(*layers).double())
+    x, y = case(NETS[0])[1:]
+    velocity = -jacobian(net, w0, x).T @ (net(w0, x) - y) / len(x)
+
+    def speed(w):  # ḣ at w
+        slope = torch.func.jacrev(lambda v: net(v, x))(w)
+        return -slope @ (slope.T @ (net(w, x) - y)) / len(x)
+
+    second = torch.func.jacrev(speed)(w0) @ velocity
+    kernel = jacobian(net, w0, x) @ jacobian(net, w0, x).T / len(x)
+    expected = 0.5 * rms(second - kernel @ (kernel @ (net(w0, x) - y)))
+    torch.testing.assert_close(early_gap(net, w0, x, y), expected, rtol=1e-10, atol=0)
 
 
 # ---- the error of the solver ----

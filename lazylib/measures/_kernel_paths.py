@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -9,10 +10,14 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from ..nets import deep
+from ..nets._calls import refuse_random
 from ..nets.deep import SOFTPLUS_BETA, FullyConnected, denormals_flushed
+from ..nets.modules import from_module
 from ..nets.two_layer import TwoLayer
-from ..runs._memory import require_memory
+from ..runs._memory import require_memory, saved_bytes
 
+_INPUTS = 32  # at a time, of a Jacobian
+_BYTES = 2**30  # of activations at a time, of a Jacobian
 _ENTRIES = 2**26  # of the largest block of per-image gradients held at a time: 256 MB in float32
 
 
@@ -24,11 +29,36 @@ def two_layer(net: TwoLayer, w: Tensor, x: Tensor, x2: Tensor) -> Tensor:
     return net.scale**2 * (p.relu() @ p2.relu().T + (x @ x2.T) * (on @ on2.T))
 
 
-def by_jacobian(net, w: Tensor, x: Tensor, x2: Tensor) -> Tensor:
-    """Of any net, by reverse-mode Jacobians; w (P,)."""
-    jacobian = torch.func.jacrev(lambda v: net(v, x))(w)  # (n, P)
-    other = jacobian if x2 is x else torch.func.jacrev(lambda v: net(v, x2))(w)
-    return jacobian @ other.T
+def by_jacobian(net, w: Tensor, x, x2) -> Tensor:
+    """Of any net, by Jacobians in reverse mode, (n·k, n2·k); w (P,)."""
+    left = jacobian(net, w, x)
+    return left @ (left if x2 is x else jacobian(net, w, x2)).T
+
+
+def jacobian(net, w: Tensor, x) -> Tensor:
+    """Dh(w) on x, (n·k, P): some inputs at a time, as one backward pass for each output would go through all of them.
+
+    Only where outputs of the parts are those of the whole, that is, where an input's outputs depend on no other input.
+    """
+    with torch.no_grad():
+        outputs = net(w, x)
+    require_memory(2 * outputs.numel() * len(w) * w.element_size(), "the Jacobian", w.device)
+    if isinstance(x, Tensor) and len(x) == len(outputs) > _INPUTS:
+        with torch.no_grad():
+            parts = torch.cat([net(w, part) for part in x.split(_INPUTS)])
+        tol = 100 * torch.finfo(w.dtype).eps * max(1.0, float(outputs.abs().max()))
+        if torch.allclose(parts, outputs, rtol=0, atol=tol):
+            return torch.cat([_rows(net, w, part) for part in x.split(_INPUTS)])
+    return _rows(net, w, x)
+
+
+def _rows(net, w: Tensor, x) -> Tensor:
+    outputs, pull = torch.func.vjp(lambda v: net(v, x).flatten(), w)
+    each = 2 * saved_bytes(lambda v: net(v, x), w)
+    require_memory(each, "a backward pass of the net", w.device)
+    block = max(1, _BYTES // max(1, each))  # outputs at a time
+    basis = torch.eye(len(outputs), dtype=w.dtype, device=w.device)
+    return torch.cat([torch.func.vmap(lambda v: pull(v)[0])(some) for some in basis.split(block)])
 
 
 def _factors(net: FullyConnected, w: Tensor, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -84,12 +114,48 @@ def _add_blocks(theta: Tensor, net: FullyConnected, w: Tensor, x: Tensor, x2: Te
                     block += (delta[l].mT @ delta2[l]).mul_(gram)
 
 
-def by_layers(module: nn.Module, x: Tensor, x2: Tensor | None = None) -> Tensor:
-    """K[(i, c), (j, d)] = ⟨∂h_c(x_i)/∂w, ∂h_d(x2_j)/∂w⟩ at the module's weights, (n·classes, n2·classes).
+def of_module(module: nn.Module, x, x2=None) -> Tensor:
+    """Of a module at its present weights, (n·k, n2·k); row i·k + c is output c at x_i. Frozen parameters do not count.
 
-    module: built of Conv2d (zero padding, one group) and Linear as the layers with weights, each used once
-        in a pass; outputs (n, classes), one image's independent of the others'. x: (n, c, h, w); x2:
-        default x.
+    Layer by layer if that gives for random vectors v, v2 the product ⟨Dh(x)ᵀv, Dh(x2)ᵀv2⟩ of two backward passes, which
+    it does not where a weight is used outside its layer, say, or inputs depend on each other; else by Jacobians.
+    """
+    refuse_random(module)
+    layers = [layer for layer in module.modules() if any(p.requires_grad for p in layer.parameters(recurse=False))]
+    if layers and all(map(_plain, layers)) and isinstance(x, Tensor):
+        kernel = by_layers(module, layers, x, x2)
+        if kernel is not None and _is_right(module, kernel, x, x if x2 is None else x2):
+            return kernel
+    net, w = from_module(module)
+    return by_jacobian(net, w, x, x if x2 is None else x2)
+
+
+def _plain(layer: nn.Module) -> bool:
+    if type(layer) is nn.Conv2d:
+        return layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    return type(layer) is nn.Linear
+
+
+def _is_right(module: nn.Module, kernel: Tensor, x: Tensor, x2: Tensor) -> bool:
+    rng = torch.Generator().manual_seed(0)
+    v, v2 = (torch.randn(size, generator=rng).to(kernel) for size in kernel.shape)
+    weights = [p for p in module.parameters() if p.requires_grad]
+    with torch.enable_grad():
+        pulled = [
+            torch.autograd.grad(module(at).flatten() @ along, weights, allow_unused=True)
+            for at, along in ((x, v), (x2, v2))
+        ]
+    pairs = [(a, b) for a, b in zip(*pulled, strict=True) if a is not None and b is not None]
+    expected = sum(float((a * b).sum()) for a, b in pairs)
+    size = math.prod(math.hypot(*(float(part.norm()) for part in side)) for side in zip(*pairs, strict=True))
+    return abs(float(v @ (kernel @ v2)) - expected) <= torch.finfo(kernel.dtype).eps ** (1 / 3) * size
+
+
+def by_layers(module: nn.Module, layers: list, x: Tensor, x2: Tensor | None = None) -> Tensor | None:
+    """K[(i, c), (j, d)] = ⟨∂h_c(x_i)/∂w, ∂h_d(x2_j)/∂w⟩ at the module's weights, (n·classes, n2·classes), or None.
+
+    layers: those with weights, Conv2d (zero padding, one group) and Linear, each used once in a pass, or else None is
+        returned; outputs (n, classes), one image's independent of the others'. x: (n, …); x2: default x.
 
     The gradient of output c at image i with respect to a layer's weights is G_ic A_iᵀ, with the layer's
     inputs as patches A (fan in × positions) and the derivative of the output with respect to the layer's
@@ -97,43 +163,45 @@ def by_layers(module: nn.Module, x: Tensor, x2: Tensor | None = None) -> Tensor:
     gradients, a block of channels at a time, or, where positions are few and weights many, from the products
     AᵀA and GᵀG over pairs of positions, whichever is cheaper. One backward pass for each class gives all G.
 
-    Row i·classes + c is output c of image i. Raises TypeError for a layer it cannot treat, MemoryError before
-    work starts if K cannot fit.
+    Raises MemoryError before work starts if K cannot fit.
     """
-    layers = [layer for layer in module.modules() if any(True for _ in layer.parameters(recurse=False))]
-    for layer in layers:
-        conv = isinstance(layer, nn.Conv2d) and layer.groups == 1 and layer.padding_mode == "zeros"
-        conv = conv and not isinstance(layer.padding, str)
-        if not (conv or isinstance(layer, nn.Linear)):
-            raise TypeError(
-                "the layers with weights must be Linear or Conv2d with one group and zero padding in numbers, "
-                f"not {layer}."
-            )
     with torch.no_grad():
-        classes = module(x[:1]).shape[1]
-    rows, columns = len(x) * classes, len(x if x2 is None else x2) * classes
+        first = module(x[:1])
+    if not isinstance(first, Tensor) or first.dim() != 2:
+        return None
+    rows, columns = len(x) * first.shape[1], len(x if x2 is None else x2) * first.shape[1]
     require_memory(2 * rows * columns * x.element_size(), "the tangent kernel", x.device)
-    kernel = x.new_zeros(rows, columns)
+    kernel = first.new_zeros(rows, columns)
     left = _parts(module, layers, x)
     right = left if x2 is None else _parts(module, layers, x2)
+    if left is None or right is None:
+        return None
     for layer in layers:
         a, g = left.pop(layer)
         a2, g2 = (a, g) if right is left else right.pop(layer)
-        _add(kernel, a, g, a2, g2, layer.bias is not None)
+        bias = layer.bias is not None and layer.bias.requires_grad
+        _add(kernel, a, g, a2, g2, layer.weight.requires_grad, bias)
     return kernel
 
 
-def _parts(module: nn.Module, layers: list, x: Tensor) -> dict:
-    """Layer → inputs as patches A (n, fan in, positions), derivatives G (n, classes, channels, positions)."""
-    inputs, values = {}, {}
+def _parts(module: nn.Module, layers: list, x: Tensor) -> dict | None:
+    """Layer → inputs as patches A (n, fan in, positions), derivatives G (n, classes, channels, positions).
+
+    None if a layer is not used once.
+    """
+    inputs, values, uses = {}, {}, []
 
     def keep(layer, given, value):
+        uses.append(layer)
         inputs[layer], values[layer] = given[0].detach(), value
+        return value.clone()  # what comes next may change it in place
 
     hooks = [layer.register_forward_hook(keep) for layer in layers]
     try:
         with torch.enable_grad():
-            outputs = module(x.detach().requires_grad_())  # (n, classes); so that frozen weights will do
+            outputs = module(x)  # (n, classes)
+        if len(uses) != len(layers) or len(values) != len(layers):
+            return None
         order = list(values)
         grads = [
             torch.autograd.grad(outputs[:, c].sum(), [values[layer] for layer in order], retain_graph=True)
@@ -146,19 +214,21 @@ def _parts(module: nn.Module, layers: list, x: Tensor) -> dict:
     for k, layer in enumerate(order):
         a, g = inputs[layer], torch.stack([grad[k] for grad in grads], 1)
         if isinstance(layer, nn.Conv2d):
-            assert not isinstance(layer.padding, str)  # `by_layers` refuses it
+            assert not isinstance(layer.padding, str)  # see `_plain`
             a = nnf.unfold(a, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
             parts[layer] = a, g.flatten(3)  # (n, fan in, positions), (n, classes, channels, positions)
-        else:
-            parts[layer] = a.unsqueeze(2), g.unsqueeze(3)
+        else:  # (n, …, fan in), (n, classes, …, channels)
+            parts[layer] = a.reshape(len(a), -1, a.shape[-1]).mT, g.flatten(2, -2).mT if g.dim() > 3 else g.unsqueeze(3)
     return parts
 
 
-def _add(kernel: Tensor, a: Tensor, g: Tensor, a2: Tensor, g2: Tensor, bias: bool) -> None:
-    """Add a layer's part to the kernel."""
+def _add(kernel: Tensor, a: Tensor, g: Tensor, a2: Tensor, g2: Tensor, weight: bool, bias: bool) -> None:
+    """Add a layer's part to the kernel, of its weight, its bias or both."""
     fan_in, positions, channels = a.shape[1], a.shape[2], g.shape[2]
     if bias:  # the gradient with respect to the bias of a channel
         kernel.addmm_(g.sum(3).flatten(0, 1), g2.sum(3).flatten(0, 1).T)
+    if not weight:
+        return
     if positions**2 < fan_in:  # operations: rows·columns·channels·positions² against rows·columns·channels·fan in
         _add_by_positions(kernel, a, g, a2, g2)
         return

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..nets._calls import as_floats
 from ..nets.deep import FullyConnected
 from ..nets.two_layer import TwoLayer
 from . import _kernel_paths as paths
@@ -22,16 +23,16 @@ def tangent_kernel(net, w: Tensor | None, x: Tensor, x2: Tensor | None = None) -
     nets go by reverse-mode Jacobians.
 
     Args:
-        net: any net, or a torch module built of Conv2d (zero padding, one group) and Linear as the layers with
-            weights, each used once in a pass, with outputs (n, k).
-        w: (P,), or (B, P), a row a net. For a module (P,), its parameters in order, as ``from_module`` has them, and of
-            the dtype of x; or None: its present weights count.
+        net: any net, or any deterministic torch module; one whose layers with weights are Conv2d (zero padding, one
+            group) and Linear, each used once in a pass, goes layer by layer. Frozen parameters do not count.
+        w: (P,), or (B, P), a row a net. For a module (P,), its trainable parameters in order, as ``from_module`` has
+            them, and of the dtype of x; or None: its present weights count.
         x: inputs (n, d), for a module whatever it takes, (n, …).     x2: others, (n2, …); default x.
 
-    Returns: (n, n2); (B, n, n2) for a batch; for a module (n·k, n2·k), where row i·k + c is output c at x_i.
+    Returns: (n, n2); (B, n, n2) for a batch; with k outputs (n·k, n2·k), where row i·k + c is output c at x_i.
 
-    Raises: ValueError if w does not fit the net; TypeError for a module's layer that it cannot treat; MemoryError
-    before work starts if a module's K cannot fit.
+    Raises: ValueError if w does not fit the net, or a module is random; MemoryError before work starts if K, the
+    Jacobian or a backward pass cannot fit.
 
     Example:
         h = a relu(b x) at a = 3, b = 4: ∇h = (4, 3) at x = 1.
@@ -45,13 +46,13 @@ def tangent_kernel(net, w: Tensor | None, x: Tensor, x2: Tensor | None = None) -
     """
     if isinstance(net, nn.Module):
         if w is not None:
-            size = sum(p.numel() for p in net.parameters())
+            size = sum(p.numel() for p in net.parameters() if p.requires_grad)
             if not isinstance(w, Tensor) or w.shape != (size,):
                 given = f"shape {tuple(w.shape)}" if isinstance(w, Tensor) else repr(w)
                 raise ValueError(f"w must be the {size} parameters of the module, (P,), or None, got {given}.")
             net = copy.deepcopy(net).to(w)
-            nn.utils.vector_to_parameters(w, net.parameters())
-        return paths.by_layers(net, x, x2)
+            nn.utils.vector_to_parameters(w, (p for p in net.parameters() if p.requires_grad))
+        return paths.of_module(net, x, x2)
     if not isinstance(w, Tensor) or w.dim() not in (1, 2):
         shape = f"shape {tuple(w.shape)}" if isinstance(w, Tensor) else repr(w)
         raise ValueError(f"w must be the parameters of one net, (P,), or of a batch, (B, P), got {shape}.")
@@ -131,7 +132,8 @@ def stable_step(module: nn.Module, x: Tensor, loss: str = "square", momentum: fl
 class TangentSolution:
     """Gradient flow of the tangent model on ½ mean (h̄ − y)² by the eigenvalues λ_k of K/n, from `tangent_solution`.
 
-    Along eigenvector k the residual decays as exp(−λ_k t).  All in float64.
+    Along eigenvector k the residual decays as exp(−λ_k t).  All in float64.  With k outputs read n·k for (n,) below,
+    except where it divides K.
 
     eigenvalues: of K/n, ascending, (n,); those below n·ε·λmax count as 0.
     """
@@ -139,8 +141,8 @@ class TangentSolution:
     eigenvalues: Tensor
     vectors: Tensor
     residual: Tensor  # y − h(w0), (n,)
-    h0: Tensor
-    h0_test: Tensor
+    h0: Tensor  # (n,) or (n, k)
+    h0_test: Tensor  # (n_test,) or (n_test, k)
     cross: Tensor  # K(x_test, x), (n_test, n)
 
     def coefficients(self, T: float) -> Tensor:
@@ -157,22 +159,22 @@ class TangentSolution:
         null = lam <= len(lam) * torch.finfo(lam.dtype).eps * lam[-1]
         decay = -torch.expm1(-lam * T) if math.isfinite(T) else torch.ones_like(lam)  # 1 − e^{−λT}
         gain = torch.where(null, 0.0, decay / lam)  # nothing along the null space: K has no part there
-        return self.vectors @ (gain * (self.vectors.T @ self.residual)) / len(lam)
+        return self.vectors @ (gain * (self.vectors.T @ self.residual.flatten())) / len(self.h0)
 
     def train(self, T: float) -> Tensor:
-        """Outputs h̄_T on the training inputs, (n,)."""
+        """Outputs h̄_T on the training inputs, (n,) or (n, k)."""
         c = self.coefficients(T)
-        lam = self.eigenvalues * len(self.eigenvalues)
-        return self.h0 + self.vectors @ (lam * (self.vectors.T @ c))
+        lam = self.eigenvalues * len(self.h0)
+        return self.h0 + (self.vectors @ (lam * (self.vectors.T @ c))).view_as(self.h0)
 
     def test(self, T: float) -> Tensor:
-        """Outputs h̄_T on the test inputs, (n_test,)."""
-        return self.h0_test + self.cross @ self.coefficients(T)
+        """Outputs h̄_T on the test inputs, (n_test,) or (n_test, k)."""
+        return self.h0_test + (self.cross @ self.coefficients(T)).view_as(self.h0_test)
 
     def displacement(self, T: float) -> float:
         """‖w̄(T) − w0‖ = √(cᵀ K c)."""
         weights = self.vectors.T @ self.coefficients(T)
-        return float((self.eigenvalues.clamp(min=0) * len(self.eigenvalues) * weights**2).sum().sqrt())
+        return float((self.eigenvalues.clamp(min=0) * len(self.h0) * weights**2).sum().sqrt())
 
 
 def tangent_solution(net, w0: Tensor, x: Tensor, y: Tensor, x_test: Tensor) -> TangentSolution:
@@ -181,9 +183,12 @@ def tangent_solution(net, w0: Tensor, x: Tensor, y: Tensor, x_test: Tensor) -> T
     Args:
         net: any net that ``tangent_kernel`` takes with flat parameters.
         w0: parameters, (P,).
-        x: training inputs, (n, d).
-        y: targets, (n,). For αh with the loss over α² pass y/α.
+        x: training inputs, (n, d), or what the net takes; integers stay integers.
+        y: targets, shaped as the outputs, (n,) or (n, k). For αh with the loss over α² pass y/α.
         x_test: other inputs, (n_test, d).
+
+    Raises:
+        ValueError: y has not the shape of the outputs.
 
     Returns:
         The solution, whose methods give outputs on both sets of inputs at a flow time.
@@ -199,7 +204,9 @@ def tangent_solution(net, w0: Tensor, x: Tensor, y: Tensor, x_test: Tensor) -> T
         >>> solution.eigenvalues, solution.test(float("inf"))  # K = 3² + 4²; the tangent model is linear in x > 0
         (tensor([25.], dtype=torch.float64), tensor([4.], dtype=torch.float64))
     """
-    w0, x, y, x_test = (v.double() for v in (w0, x, y, x_test))
-    lam, vectors = torch.linalg.eigh(tangent_kernel(net, w0, x) / len(x))
+    w0, x, y, x_test = as_floats((w0, x, y, x_test), torch.float64)
     h0 = net(w0, x)
+    if y.shape != h0.shape:
+        raise ValueError(f"y must have the shape {tuple(h0.shape)} of the outputs, got {tuple(y.shape)}.")
+    lam, vectors = torch.linalg.eigh(tangent_kernel(net, w0, x) / len(h0))
     return TangentSolution(lam, vectors, y - h0, h0, net(w0, x_test), tangent_kernel(net, w0, x_test, x))

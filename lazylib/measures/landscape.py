@@ -216,11 +216,14 @@ def plane_loss(net, plane: Plane, s, t, x: Tensor, y: Tensor) -> Tensor:
         plane: from `pca_plane` or `random_plane`.
         s: values (S,).
         t: values (T,).
-        x: inputs, (n, d).
-        y: targets, (n,).
+        x: inputs, (n, d), or what the net takes.
+        y: targets, shaped as the outputs, (n,) or (n, k); with k outputs (h − y)² is the sum over them.
 
     Returns:
         (S, T), in the unit of y².
+
+    Raises:
+        ValueError: y has not the shape of the outputs.
 
     Example:
         >>> import torch
@@ -232,7 +235,17 @@ def plane_loss(net, plane: Plane, s, t, x: Tensor, y: Tensor) -> Tensor:
         torch.Size([3, 2])
     """
     if not isinstance(net, TwoLayer):
-        return plane_values(lambda w: 0.5 * (net(w, x) - y).square().mean(-1), plane, s, t)
+        shape = net(plane.origin, x).shape
+
+        def loss(w: Tensor) -> Tensor:
+            error = (net(w, x) - y).square()  # (G, n) or (G, n, k)
+            return 0.5 * (error.sum(2) if error.dim() > 2 else error).mean(1)
+    else:
+        shape = x.shape[:1]
+    if y.shape != shape:
+        raise ValueError(f"y must have the shape {tuple(shape)} of the outputs, got {tuple(y.shape)}.")
+    if not isinstance(net, TwoLayer):
+        return plane_values(loss, plane, s, t)
     coordinates = _coordinates(s, t, x)
     if net.activation == "relu" and x.device.type == "cpu":
         return _compiled_plane_loss(net, plane, s, t, x, y)

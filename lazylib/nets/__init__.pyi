@@ -9,10 +9,11 @@ from .deep import gain as gain
 from .displacement import Scaled as Scaled
 from .displacement import plain_outputs as plain_outputs
 from .displacement import tangent_outputs as tangent_outputs
+from .modules import from_module as from_module
 from .transforms import Transform as Transform
 from .transforms import centred as centred
-from .transforms import from_module as from_module
 from .transforms import scaled as scaled
 from .transforms import symmetrized as symmetrized
 from .transforms import tangent as tangent
+from .twins import twin as twin
 from .two_layer import TwoLayer as TwoLayer

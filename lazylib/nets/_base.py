@@ -42,6 +42,17 @@ class Net(Protocol):
     def __call__(self, w: Tensor, x: Tensor) -> Tensor: ...
 
 
+def input_dim(net) -> int | None:
+    """Dimensions of one set of inputs of a net, 2 for (n, d); None: any, and all runs share them."""
+    return getattr(net, "input_dim", 2)
+
+
+def set_a_run(net, x) -> bool:
+    """Whether x holds a set of inputs for each run, and not one that all share."""
+    dim = input_dim(net)
+    return isinstance(x, Tensor) and dim is not None and x.dim() == dim + 1
+
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
     "softplus": nnf.softplus,

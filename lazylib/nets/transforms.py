@@ -1,15 +1,17 @@
-"""Transforms of nets, a few lines each, which compose; and any torch module as a net."""
+"""Transforms of nets, a few lines each, which compose."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import overload
 
 import torch
 from torch import Tensor
 
-from ._base import Net
+from ._base import Net, input_dim
+from .displacement import Scaled
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,8 @@ class Transform:
         function: (w, x) → outputs.
         size: number P of parameters.
         q: degree of homogeneity, or None.
+        input_dim: dimensions of one set of inputs, 2 for (n, d); with one more there is a set for each run. None: any
+            inputs, always shared by the runs.
 
     Example:
         >>> import torch
@@ -36,6 +40,7 @@ class Transform:
     function: Callable[[Tensor, Tensor], Tensor] = field(repr=False)
     size: int
     q: int | None = None
+    input_dim: int | None = 2
 
     def __call__(self, w: Tensor, x: Tensor) -> Tensor:
         return self.function(w, x)
@@ -60,21 +65,26 @@ def centred(net, w0: Tensor) -> Transform:
         >>> centred(net, torch.tensor([1.0, 1.0]))(torch.tensor([3.0, 1.0]), x)
         tensor([4.])
     """
-    return Transform(net, lambda w, x: net(w, x) - net(w0, x), net.size)
+    return Transform(net, lambda w, x: net(w, x) - net(w0, x), net.size, None, input_dim(net))
 
 
-def scaled(net, alpha: float) -> Transform:
-    """α h(w, x).
+@overload
+def scaled(net: torch.nn.Module, alpha: float) -> Scaled: ...
+@overload
+def scaled(net: Net, alpha: float) -> Transform: ...
+def scaled(net, alpha):
+    """α h(w, x) of a net; of a torch module the model α(h(w0 + u/α) − h(w0)), as a module with parameters u.
 
     Args:
-        net: a net h.
-        alpha: output scale α > 0.
+        net: a net h, or a module at its present weights w0, which is copied (see `Scaled`).
+        alpha: output scale α > 0, for a module also math.inf: the tangent model.
 
     Returns:
-        The net, of the same degree of homogeneity.
+        The net, of the same degree of homogeneity; or a `Scaled` module, which any loop trains: a step on R(F) for u is
+        a step on R(αh)/α² for w.
 
     Raises:
-        ValueError: α is not finite or not positive.
+        ValueError: α is not finite or not positive; as `Scaled` does.
 
     Source: Chizat, Oyallon, Bach 2019, section 1.1.
 
@@ -83,10 +93,14 @@ def scaled(net, alpha: float) -> Transform:
         >>> from lazylib.nets import TwoLayer, scaled
         >>> scaled(TwoLayer(d=1, m=1), 10.0)(torch.tensor([3.0, 1.0]), torch.tensor([[2.0]]))
         tensor([60.])
+        >>> scaled(torch.nn.Linear(3, 2), 1e6)(torch.ones(4, 3)).abs().max().item()  # zero at the start
+        0.0
     """
+    if isinstance(net, torch.nn.Module):
+        return Scaled(net, alpha)
     if not (math.isfinite(alpha) and alpha > 0):
         raise ValueError(f"alpha must be finite and > 0, got {alpha}.")
-    return Transform(net, lambda w, x: alpha * net(w, x), net.size, net.q)
+    return Transform(net, lambda w, x: alpha * net(w, x), net.size, net.q, input_dim(net))
 
 
 def tangent(net, w0: Tensor) -> Transform:
@@ -115,7 +129,7 @@ def tangent(net, w0: Tensor) -> Transform:
         base, shift = torch.func.jvp(lambda v: net(v, x), (w0,), (w - w0,))
         return base + shift
 
-    return Transform(net, function, net.size)
+    return Transform(net, function, net.size, None, input_dim(net))
 
 
 def symmetrized(net) -> Transform:
@@ -138,46 +152,4 @@ def symmetrized(net) -> Transform:
         tensor(0.)
     """
     p = net.size
-    return Transform(net, lambda w, x: net(w[..., :p], x) - net(w[..., p:], x), 2 * p, net.q)
-
-
-def from_module(module: torch.nn.Module) -> tuple[Transform, Tensor]:
-    """A torch module as a net of a flat vector, and its present parameters.
-
-    Args:
-        module: deterministic (dropout off, batch normalization in eval mode); it is not changed. Parameters that
-            need no gradient stay as they are and are not counted.
-
-    Returns:
-        (net, w0): w0 is (P,); the net gives (n,) or (n, k) outputs, or (B, n, …) for a batch (B, P) of parameters. A
-        trailing dimension of size 1 of the module's output is dropped. q is not known.
-
-    Raises:
-        ValueError: the module has no trainable parameter.
-
-    Example:
-        >>> import torch
-        >>> from lazylib.nets import from_module
-        >>> module = torch.nn.Linear(2, 1)
-        >>> net, w0 = from_module(module)
-        >>> x = torch.ones(5, 2)
-        >>> net.size, torch.allclose(net(w0, x), module(x).squeeze(-1))
-        (3, True)
-    """
-    names = [name for name, p in module.named_parameters() if p.requires_grad]
-    parameters = dict(module.named_parameters())
-    if not names:
-        raise ValueError("the module must have at least one trainable parameter, it has none.")
-    shapes = [parameters[name].shape for name in names]
-    w0 = torch.cat([parameters[name].detach().reshape(-1) for name in names])
-
-    def single(w: Tensor, x: Tensor) -> Tensor:
-        parts = w.split([shape.numel() for shape in shapes])
-        values = {name: part.view(shape) for name, part, shape in zip(names, parts, shapes, strict=True)}
-        out = torch.func.functional_call(module, values, (x,))
-        return out.squeeze(-1) if out.dim() > 1 and out.shape[-1] == 1 else out
-
-    def function(w: Tensor, x: Tensor) -> Tensor:
-        return single(w, x) if w.dim() == 1 else torch.func.vmap(single, in_dims=(0, None))(w, x)
-
-    return Transform(module, function, w0.numel()), w0
+    return Transform(net, lambda w, x: net(w[..., :p], x) - net(w[..., p:], x), 2 * p, net.q, input_dim(net))

@@ -1,6 +1,8 @@
 from ._deep_hinge import on_span as on_span
 from ._objective import Objective as Objective
 from ._soft_hinge import SoftHinge as SoftHinge
+from .any_loss import EmpiricalLoss as EmpiricalLoss
+from .any_loss import empirical_loss as empirical_loss
 from .hinge import FrozenKernel as FrozenKernel
 from .hinge import frozen_kernel as frozen_kernel
 from .hinge import soft_hinge as soft_hinge

@@ -11,9 +11,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten
 
+from ..nets._base import input_dim, set_a_run
 from ..nets.two_layer import TwoLayer
+from ..runs._memory import saved_bytes
 from ._objective import Objective
+
+SHARE = 0.01  # of what is to be learned, that rounding of w0 may move the outputs by
 
 
 def square_loss(net, w0: Tensor, x: Tensor, y: Tensor) -> SquareLoss:
@@ -24,14 +29,15 @@ def square_loss(net, w0: Tensor, x: Tensor, y: Tensor) -> SquareLoss:
     Args:
         net: any net of ``lazylib.nets``; the two-layer ReLU net takes a fused, hand-derived gradient.
         w0: initial parameters, (B, P).
-        x: inputs, (n, d), shared, or (B, n, d).
-        y: targets, (n,) or (B, n).
+        x: inputs, (n, d), shared, or (B, n, d); of a net made from a module whatever that takes.
+        y: targets, shaped as the outputs, (n,) or (n, k), shared, or (B, …); the loss of k outputs is their sum.
 
     Returns:
         The objective, of the displacement u = w − w0.
 
     Raises:
-        ValueError: shapes do not fit, or a value is not finite.
+        ValueError: shapes do not fit, a value is not finite, or targets are so close to the outputs that rounding of w0
+            would be learned: a centred net in float32 with y/10⁶, say.
 
     Source: Chizat, Oyallon, Bach 2019, equation 2.
 
@@ -44,32 +50,80 @@ def square_loss(net, w0: Tensor, x: Tensor, y: Tensor) -> SquareLoss:
         >>> gradient, objective.loss(outputs)
         (tensor([[-6., -3.]]), tensor([4.5000]))
     """
+    fused = isinstance(net, TwoLayer) and net.activation == "relu"
+    shape = check_inputs(net, w0, x)
+    if y.shape not in (shape[1:], shape):
+        raise ValueError(f"y must be {tuple(shape[1:])} or {tuple(shape)}, got {tuple(y.shape)}.")
+    if not bool(torch.isfinite(y).all()):
+        raise ValueError("y must be finite, got NaN or infinite entries.")
+    objective = (FusedSquareLoss if fused else SquareLoss)(net, w0, x, y.expand(shape))
+    if not fused:
+        _check_rounding(objective)
+    return objective
+
+
+def check_inputs(net, w0: Tensor, x) -> torch.Size:
+    """The shape of the outputs of all runs, (B, n) or (B, n, k); ValueError where w0 or x does not fit the net."""
     if w0.dim() != 2:
         raise ValueError(f"w0 must be (runs, parameters), got shape {tuple(w0.shape)}.")
-    runs, n = w0.shape[0], x.shape[-2]
-    if x.dim() not in (2, 3) or (x.dim() == 3 and x.shape[0] != runs):
-        raise ValueError(f"x must be (n, d) or ({runs}, n, d), got {tuple(x.shape)}.")
-    if y.shape not in ((n,), (runs, n)):
-        raise ValueError(f"y must be ({n},) or ({runs}, {n}), got {tuple(y.shape)}.")
-    for name, value in dict(w0=w0, x=x, y=y).items():
-        if not bool(torch.isfinite(value).all()):
+    runs, dim = len(w0), input_dim(net)
+    if isinstance(x, Tensor) and dim is not None:
+        if x.dim() not in (dim, dim + 1) or (x.dim() == dim + 1 and len(x) != runs):
+            one = "n, d" if dim == 2 else f"n, … ({dim} dimensions)"
+            raise ValueError(f"x must be ({one}) or ({runs}, {one}), got {tuple(x.shape)}.")
+    leaves = [v for v in tree_flatten(x)[0] if isinstance(v, Tensor) and v.is_floating_point()]
+    for name, values in dict(w0=[w0], x=leaves).items():
+        if not all(bool(torch.isfinite(value).all()) for value in values):
             raise ValueError(f"{name} must be finite, got NaN or infinite entries.")
-    fused = isinstance(net, TwoLayer) and net.activation == "relu"
-    return (FusedSquareLoss if fused else SquareLoss)(net, w0, x, y.expand(runs, n))
+    if isinstance(net, TwoLayer):
+        return torch.Size((runs, x.shape[-2]))
+    with torch.no_grad():
+        shape = net(w0, x).shape
+    if len(shape) not in (2, 3) or shape[0] != runs:
+        raise ValueError(
+            f"the net must give ({runs}, n) or ({runs}, n, k) outputs, got {tuple(shape)}; for a set of inputs a run "
+            "make it by from_module(module, x) with one set as x."
+        )
+    return shape
+
+
+@torch.no_grad()
+def _check_rounding(objective: SquareLoss) -> None:
+    """ValueError where rounding of w0 + u moves the outputs by more than SHARE of what is to be learned."""
+    w0, out = objective.w0, objective.outputs(torch.zeros_like(objective.w0))
+    rng = torch.Generator().manual_seed(0)
+    signs = torch.randn(w0.shape, generator=rng).sign().to(w0)
+    rounded = objective.outputs(2 * torch.finfo(w0.dtype).eps * signs * w0)  # eight times what rounding does
+    noise, missing = (_mean_square(v).sqrt() for v in ((rounded - out) / 8, out - objective.y))
+    worst = int((noise / missing.clamp(min=torch.finfo(w0.dtype).tiny)).argmax())
+    if float(noise[worst]) > SHARE * float(missing[worst]) > 0:
+        raise ValueError(
+            f"rounding of w0 in {w0.dtype} moves the outputs by {float(noise[worst]):.1e}, and what is to be learned "
+            f"is {float(missing[worst]):.1e} (root mean squares): use float64."
+        )
+
+
+def _mean_square(errors: Tensor) -> Tensor:
+    """Mean over inputs of the squared length of (B, n) or (B, n, k), (B,)."""
+    square = errors.square()
+    return (square.sum(2) if square.dim() > 2 else square).mean(-1)
 
 
 class SquareLoss(Objective):
     """See `square_loss`: of any net, its gradient by reverse and its differential by forward mode."""
 
-    def __init__(self, net, w0: Tensor, x: Tensor, y: Tensor):
+    def __init__(self, net, w0: Tensor, x, y: Tensor):
         self.net, self.w0, self.x, self.y = net, w0, x, y
 
     @property
     def bytes_per_run(self) -> int:
-        return 8 * self.w0.element_size() * (self.y.shape[1] * getattr(self.net, "m", 100) + self.size)
+        if isinstance(getattr(self.net, "net", None), torch.nn.Module):
+            x = self.x[0] if set_a_run(self.net, self.x) else self.x
+            return 2 * saved_bytes(lambda w: self.net(w, x), self.w0[0]) + 8 * self.w0.element_size() * self.size
+        return 8 * self.w0.element_size() * (self.y[0].numel() * getattr(self.net, "m", 100) + self.size)
 
-    def outputs(self, u: Tensor, x: Tensor | None = None) -> Tensor:
-        """h(w0 + u, x) on the training inputs or on others, (B, n)."""
+    def outputs(self, u: Tensor, x=None) -> Tensor:
+        """h(w0 + u, x) on the training inputs or on others, (B, n) or (B, n, k)."""
         return self.net(self.w0 + u, self.x if x is None else x)
 
     def gradient(self, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,21 +132,21 @@ class SquareLoss(Objective):
         return vjp((out - self.y) / self.y.shape[1])[0], out
 
     def loss(self, out: Tensor) -> Tensor:
-        return 0.5 * (out - self.y).square().mean(-1)
+        return 0.5 * _mean_square(out - self.y)
 
     def jvp(self, u: Tensor, v: Tensor) -> Tensor:
-        """Dh(w0 + u) v, (B, n)."""
+        """Dh(w0 + u) v, as the outputs."""
         return torch.func.jvp(self.outputs, (u,), (v,))[1]
 
     def error_size(self, out: Tensor, rows: Tensor) -> Tensor:
         y = self.y[rows]
-        return torch.maximum((out - y).square().mean(1), y.square().mean(1)).sqrt()
+        return torch.maximum(_mean_square(out - y), _mean_square(y)).sqrt()
 
     def moved(self, u: Tensor, v: Tensor, rows: Tensor) -> Tensor:
-        return self.select(rows).jvp(u[rows], v).square().mean(-1).sqrt()
+        return _mean_square(self.select(rows).jvp(u[rows], v)).sqrt()
 
     def select(self, rows) -> SquareLoss:
-        x = self.x if self.x.dim() == 2 else self.x[rows]
+        x = self.x[rows] if set_a_run(self.net, self.x) else self.x
         return type(self)(self.net, self.w0[rows], x, self.y[rows])
 
 

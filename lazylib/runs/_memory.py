@@ -1,7 +1,11 @@
 """A batch that cannot fit is refused before work starts."""
 
+from collections.abc import Callable
+from typing import Any
+
 import psutil
 import torch
+from torch import Tensor
 
 
 def require_memory(needed: int, what: str, device: torch.device | None = None) -> None:
@@ -15,3 +19,16 @@ def require_memory(needed: int, what: str, device: torch.device | None = None) -
             f"{what} needs {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free; "
             "use fewer runs at a time or smaller sizes."
         )
+
+
+def saved_bytes(function: Callable[[Tensor], Any], w: Tensor) -> int:
+    """Memory that a forward pass of a function at w leaves for its backward pass: activations, mostly; it is run."""
+    seen: dict[int, int] = {}
+
+    def note(value: Tensor) -> Tensor:
+        seen[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+        return value
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda value: value):
+        function(w.detach().requires_grad_())
+    return sum(seen.values())
