@@ -147,7 +147,7 @@ def test_what_is_stored_says_where_it_comes_from_and_is_read_again(tmp_path, cap
 
 def test_every_flip_of_a_stored_result_is_told_by_name_before_work(tmp_path):
     begin(preset="paper")
-    chapter.keep(folder=tmp_path, widths=data(), scan=data())
+    chapter.keep(folder=tmp_path, widths=data(), scan=2 * data())
     path = tmp_path / "08_scan.nc"
     content = path.read_bytes()
     (tmp_path / "09_rates.nc").write_bytes(b"of another chapter")

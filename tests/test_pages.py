@@ -1,5 +1,6 @@
 """What the builder adds to the book: assets, reference pages, times, anchors, launch buttons; each fault planted."""
 
+import hashlib
 import importlib
 import io
 import json
@@ -138,9 +139,11 @@ def test_a_paragraph_of_names_and_meanings_becomes_a_list_and_others_stay():
 
 def test_the_page_of_times_says_what_was_measured_and_what_was_not(tmp_path):
     first, *others = chapters()
-    state = (tmp_path / first.relative_to(ROOT)).with_suffix(".json")
-    state.parent.mkdir()
-    state.write_text(json.dumps({"seconds": 12.3, "peak_mib": 456, "preset": "laptop"}))
+    executed = tmp_path / first.relative_to(ROOT)
+    executed.parent.mkdir()
+    executed.write_text("its page")
+    state = {"seconds": 12.3, "peak_mib": 456, "preset": "laptop", "page": hashlib.sha256(b"its page").hexdigest()}
+    executed.with_suffix(".json").write_text(json.dumps(state))
     page = times.page(tmp_path)
     assert "| 12 s, 456 MiB (laptop) |" in page and page.count("not measured |") == len(others)
 

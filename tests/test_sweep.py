@@ -610,7 +610,7 @@ def test_nothing_stored_can_run_code(tmp_path, log):
     (cell,) = (tmp_path / "s").iterdir()
     bomb = pickle.dumps(Bomb())
     cell.unlink()
-    (tmp_path / "s" / f"{cell.stem.partition('-')[0]}-{module.digest(bomb).hex()}.nc").write_bytes(bomb)
+    files.write_sealed(tmp_path / "s", cell.stem.partition("-")[0], ".nc", bomb)
     with pytest.raises((ValueError, OSError)):
         sweep(run, {"tau": [1.0], "seed": [0]}, store=tmp_path / "s")
     assert not (tmp_path / "exploded").exists()
