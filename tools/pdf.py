@@ -18,9 +18,7 @@ from bs4 import BeautifulSoup, Tag
 from tools.pages import ROOT, pages
 from tools.ready import browser_path
 
-LEFT_OUT = (
-    "script, .lab, .headerlink, .toggle-hint, .take, .frames input, .ledger-filter, details.hide, .prev-next-area"
-)
+LEFT_OUT = "script, .headerlink, .toggle-hint, .take, .frames input, .ledger-filter, details.hide, .prev-next-area"
 STYLE = """
 body { max-width: none; font-size: 10pt; }
 #book { padding: 0; } #book > section { break-before: page; }
@@ -64,6 +62,9 @@ def own(whole: BeautifulSoup, body: Tag, page: str, names: set[str]) -> Tag:
     section.append(copy.copy(body))
     for part in section.select(LEFT_OUT):
         part.decompose()
+    for part in section.select(".lab"):
+        note = "(Here the pages have the lab, in which the network trains as one watches.)"
+        part.replace_with(whole.new_tag("p", string=note))
     for part in section.select("details"):
         part["open"] = ""
     for part in section.select(".dropdown"):
