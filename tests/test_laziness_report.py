@@ -159,7 +159,7 @@ def test_each_layer_has_its_own_displacement_signs_and_features():
     found = report.layers("feature similarity")
     assert found["2"].value == pytest.approx(slow_cka(model(x), old(x)), rel=1e-6)
     assert found["1"].value == pytest.approx(slow_cka(model[:2](x), old[:2](x)), rel=1e-6)
-    assert report["feature similarity"] == min(each.value for each in found.values())
+    assert report["feature similarity"] == min(found["0"].value, found["1"].value)
 
 
 def slow_cka(a, b):
@@ -385,7 +385,7 @@ def test_planted_errors_are_found(name, monkeypatch):
     move(model)
     right = by_hand(old, model, x, y, output)[measure]
     plant(monkeypatch)
-    monkeypatch.setattr(sys.modules["lazylib.laziness.compare"], "require_true_tangent", lambda *_: None)
+    monkeypatch.setattr(sys.modules["lazylib.laziness.comparison"], "require_true_tangent", lambda *_: None)
     assert laziness.compare(before, model, x, y, loss="square")[measure] != pytest.approx(right, rel=0.01)
 
 

@@ -1,9 +1,4 @@
-"""How lazy is the training of your own model: two snapshots of any torch module, compared on your own data.
-
-before = laziness.snapshot(model)                  # at initialization, or at the start of fine-tuning
-...                                                # any training loop, any optimizer
-report = laziness.compare(before, model, x, y)     # prints as a table
-"""
+"""How lazily a model of your own trains: two snapshots of any torch module, compared on your own data."""
 
 import lazy_loader
 

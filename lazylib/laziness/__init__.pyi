@@ -1,4 +1,4 @@
-from .compare import compare as compare
+from .comparison import compare as compare
 from .coordinates import CoordCheck as CoordCheck
 from .coordinates import coord_check as coord_check
 from .initial import AtInit as AtInit

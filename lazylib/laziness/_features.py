@@ -74,10 +74,13 @@ def similarity(subject: Subject, w0: State, w: State, sample: Tensor) -> dict[st
     Source: Kornblith, Norouzi, Lee, Hinton 2019 (CKA); Song, Smola, Gretton, Bedo, Borgwardt 2012 (unbiased HSIC).
     """
     grams: list[dict[str, Tensor]] = []
+    layers = dict(subject.model.named_modules())
     for state in (w0, w):
         seen: dict[str, Tensor] = {}
 
         def keep(name, out, seen=seen):
+            if isinstance(layers[name.partition("#")[0]], (nn.modules.dropout._DropoutNd, nn.Identity)):
+                return  # off, it only repeats the layer before
             out = out[0] if isinstance(out, (tuple, list)) and out else out
             if isinstance(out, Tensor) and out.is_floating_point() and out.dim() > 1 and len(out) == len(sample):
                 seen[name] = _gram(out.flatten(1))

@@ -28,7 +28,7 @@ from .subject import State, Subject
 
 EXACT_ROWS = 512  # rows of J up to which the kernel is computed whole
 SIGNS = 3  # sign vectors for each input drawn
-HELD_BYTES = 2**30  # of rows of J held at a time
+HELD_BYTES = 3 * 2**29  # of rows of J held at a time
 _AT_A_TIME = 8  # rows of J that are multiplied with those held, at a time
 
 Gradients = Callable[[int], Iterator[Tensor]]

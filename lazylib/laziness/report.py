@@ -18,7 +18,7 @@ MEANING = {
     "kernel change": "‖K − K0‖/‖K0‖",
     "label alignment before": "yᵀK0y/(‖K0‖ ‖y‖²)",
     "label alignment after": "yᵀKy/(‖K‖ ‖y‖²)",
-    "feature similarity": "unbiased CKA of features at w0 and w",
+    "feature similarity": "unbiased CKA of features at w0 and w, lowest layer",
 }
 LAZY = {  # the value of a tangent model, to the right or left of which training is not lazy
     "displacement": 0.0,

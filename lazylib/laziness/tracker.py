@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from . import _losses
 from ._checks import require_deterministic
-from .compare import cheap_measures
+from .comparison import cheap_measures
 from .report import LAZY
 from .state import bare, snapshot
 from .subject import Subject, undisturbed

@@ -29,7 +29,7 @@ def compare(
     loss: str | Loss | None = None,
     output: Callable[[Any], Tensor] | None = None,
     *,
-    inputs: int = 64,
+    inputs: int = 32,
     batch: int = 64,
     seed: int = 0,
 ) -> Report:
@@ -45,7 +45,8 @@ def compare(
       sign of the preactivation, which has no such meaning, is reported in a note only;
     - kernel change ‖K − K0‖/‖K0‖ of the tangent kernel of all inputs and outputs, and its alignment yᵀKy/(‖K‖‖y‖²)
       with the labels before and after, where y is −∂R/∂h at h = 0 (one-hot minus 1/k for cross-entropy);
-    - feature similarity: unbiased linear CKA of each layer's outputs, before against after.
+    - feature similarity: unbiased linear CKA of each layer's outputs, before against after; of the whole model it is
+      the lowest over the layers before the last one.
 
     The target of each number is the measure on all of x. The kernel is exact for up to 512 rows (inputs times outputs),
     else it is estimated from `inputs` inputs and random projections of their outputs; features are compared on 128
@@ -119,7 +120,7 @@ def compare(
         measures = [
             *cheap_measures(subject, before, now, y, function, notes, tangent),
             *_kernel_measures(subject, w0, w, trainable, y, function, inputs, seed, notes),
-            *_similarity(subject, w0, w, seed, notes),
+            *_similarity(subject, w0, w, trainable, seed, notes),
         ]
         k = subject(w, slice(0, 1)).numel()
     if not moved:
@@ -299,17 +300,19 @@ def _pulls(subject: Subject, states: tuple[State, State], names: list[str], y: T
     return tuple(float(s.double().square().sum()) / length if length else math.nan for s in sums)
 
 
-def _similarity(subject, w0, w, seed, notes) -> Iterator[Measure]:
+def _similarity(subject, w0, w, trainable, seed, notes) -> Iterator[Measure]:
     if subject.n < 5:
         notes.append("Features are compared on at least 5 inputs.")
         return
     draw = torch.randperm(subject.n, generator=generator(seed, "features of the report"))
     sample = draw[: min(subject.n, FEATURES)].sort().values.to(subject.device)
     found = _features.similarity(subject, w0, w, sample)
-    last = None
     for name, each in found.items():
-        last = each
         yield Measure("feature similarity", name or "(model)", each.value, each.error)
-    if last is not None:
-        lowest = min(found.values(), key=lambda each: each.value)
+    # what the last layer puts out is no feature: it changes in lazy training too
+    moved, order = {layer_of(name.replace("_orig_mod.", "")) for name in trainable}, list(found)
+    ends = [i for i, name in enumerate(order) if name.partition("#")[0] in moved]
+    features = order[: ends[-1]] if ends and ends[-1] else order
+    if features:
+        lowest = min((found[name] for name in features), key=lambda each: each.value)
         yield Measure("feature similarity", "", lowest.value, lowest.error)
