@@ -2,7 +2,8 @@
 
 A *problem* gives inputs, targets and a loss; a *net* is a function h(w, x); an *objective* joins the two; a *flow*
 moves w; a *measure* says how lazily; a *sweep* repeats it over a grid. The rooms are named after these words, and
-`lazylib.book` is what the chapters of the book share beside them. What a reader needs first can be had from here.
+`lazylib.book` is what the chapters of the book share beside them; `lazylib.laziness` asks it all of a model of your
+own. What a reader needs first can be had from here.
 """
 
 import lazy_loader

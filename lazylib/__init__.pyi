@@ -1,5 +1,6 @@
 from . import book as book
 from . import flows as flows
+from . import laziness as laziness
 from . import measures as measures
 from . import nets as nets
 from . import objectives as objectives

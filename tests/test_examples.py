@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-ROOMS = ("nets", "problems", "objectives", "flows", "measures", "runs")
+ROOMS = ("nets", "problems", "objectives", "flows", "measures", "laziness", "runs")
 NOT_RUN = {"cifar10_or_sample"}  # it may load a set
 
 

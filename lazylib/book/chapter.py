@@ -56,7 +56,8 @@ def start(
     Args:
         stem: of the chapter's file, such as "08_width_scaling".
         namespace, presets, rules: as for `parameters.resolve`.
-        claims: ids of the chapter's claims, "W1" or "K1 K2". `notes` puts their verdicts where this shows their place.
+        claims: ids of the chapter's claims, "W1" or "K1 K2", "" if it has none. `notes` puts their verdicts where this
+            shows their place.
         figures: "svg" or "png".
 
     Returns:
@@ -73,7 +74,8 @@ def start(
     p = parameters.resolve(namespace, presets, **rules)
     p.store = _store()
     plot.style(figures)  # type: ignore[arg-type]  # it refuses other words itself
-    verdicts = display(Markdown("*The verdicts stand here when the chapter has run.*"), display_id=True)
+    placeholder = Markdown("*The verdicts stand here when the chapter has run.*")
+    verdicts = display(placeholder, display_id=True) if claims else None
     begun = time.perf_counter()
     _now = SimpleNamespace(stem=stem, p=p, claims=claims.split(), begun=begun, verdicts=verdicts, stored={})
     return p

@@ -1,0 +1,10 @@
+from .comparison import compare as compare
+from .coordinates import CoordCheck as CoordCheck
+from .coordinates import coord_check as coord_check
+from .initial import AtInit as AtInit
+from .initial import at_init as at_init
+from .report import Measure as Measure
+from .report import Report as Report
+from .state import Snapshot as Snapshot
+from .state import snapshot as snapshot
+from .tracker import Tracker as Tracker
