@@ -71,6 +71,8 @@ class Scaled(nn.Module):
         tensor(0., grad_fn=<MaxBackward1>)
     """
 
+    _fast: nn.Module  # the same layers in the order that takes less time
+
     def __init__(self, module: nn.Module, alpha: float, two_passes: bool = False):
         super().__init__()
         if not alpha > 0:
@@ -87,7 +89,7 @@ class Scaled(nn.Module):
                 f"float64, got {alpha:g}."
             )
         self.module = copy.deepcopy(module).requires_grad_(False)
-        object.__setattr__(self, "_fast", _pool_first(self.module))  # no part of its own: it has the same layers
+        object.__setattr__(self, "_fast", _pool_first(self.module))  # no part of its own
         self.names = [name for name, _ in trained]
         # memory formats are kept, so that a step never reorders them
         self.u = nn.ParameterList([nn.Parameter(torch.zeros_like(w)) for _, w in trained])
