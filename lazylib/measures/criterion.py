@@ -143,7 +143,7 @@ def hessian_norm(
     two-layer net of 5 000 parameters on 1 000 inputs, one core).
 
     Args:
-        h: function of w (P,) with outputs (n,) or (n, k), which torch.func can differentiate in reverse and then forward.
+        h: function of w (P,) with outputs (n,) or (n, k), which torch.func can differentiate in reverse, then forward.
         w: parameters, (P,).
         starts: random starts, at least 1.
         tol: see above.
