@@ -141,7 +141,7 @@ def test_a_killed_sweep_resumes_where_it_was(tmp_path, log, frozen):
         process = subprocess.Popen(
             [*command, str(jobs)], env={**frozen, "PAUSE": "0.3"}, stderr=subprocess.DEVNULL, start_new_session=True
         )
-        deadline = time.time() + 120
+        deadline = time.time() + 300
         while len(list(store.glob("*.nc"))) < stored + 2 and time.time() < deadline:
             assert process.poll() is None
             time.sleep(0.05)
@@ -805,7 +805,7 @@ def test_workers_end_with_a_main_process_that_is_killed(tmp_path, log):
         [sys.executable, "script.py"], cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.DEVNULL
     )
     pids = tmp_path / "pids"
-    deadline = time.time() + 120
+    deadline = time.time() + 300
     while not (pids.exists() and len(pids.read_text().splitlines()) == 2) and time.time() < deadline:
         time.sleep(0.1)
     family = [psutil.Process(main.pid), *psutil.Process(main.pid).children(recursive=True)]
