@@ -55,7 +55,8 @@ def test_code_can_be_read_on_the_page(path):
 
 
 def test_the_chapters_together_hold_less_code_than_lazylib():
-    assert sum(map(code_lines, CHAPTERS.values())) <= 4800
+    claims = [path for name, path in CHAPTERS.items() if name != "13_your_model"]  # the chapters of claims
+    assert sum(map(code_lines, claims)) <= 4800
 
 
 def code_lines(path) -> int:
