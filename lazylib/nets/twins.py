@@ -41,10 +41,10 @@ def twin(module: nn.Module, *, output: Callable[[Any], Tensor] | None = None) ->
         >>> from lazylib.nets import twin
         >>> net = torch.nn.Sequential(torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False))
         >>> for w in net.parameters():
-        ...     w.data.fill_(1.0)
+        ...     _ = w.data.fill_(1.0)
         >>> tangent = twin(net)
         >>> for w in [*net.parameters(), *tangent.parameters()]:
-        ...     w.data.fill_(2.0)
+        ...     _ = w.data.fill_(2.0)
         >>> net(torch.ones(1, 1)).detach(), tangent(torch.ones(1, 1)).detach()
         (tensor([[4.]]), tensor([[3.]]))
     """
