@@ -33,6 +33,11 @@ ANSWER = """() => new Promise((done) => {
 })"""
 
 
+class Silent(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *words):
+        pass
+
+
 def interactive(browser: Browser, address: str) -> tuple[float, float]:
     """Seconds from opening the front page to the first picture, and to the answer to a moved slider."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
@@ -61,9 +66,8 @@ def frames(browser: Browser, address: str, m: int, seconds: int = 5) -> float:
 
 def main() -> None:
     site, runs = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 5
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=site)
-    handler.func.log_message = lambda *words: None  # type: ignore[method-assign]  # the table is what is wanted
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Silent, directory=site))
+    server.handle_error = lambda *where: None  # type: ignore[method-assign]  # a page closed before it had all
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
     with sync_playwright() as play:
