@@ -239,7 +239,7 @@ def test_the_box_holds_question_answer_figure_verdicts_and_times():
     assert title.source == "# Title\n\n:::{warning}\nold\n:::"
     parts = [
         "**Question.** Why?",
-        "**Answer.** Its answer.",
+        "**Claim.** Its answer.",
         ":::{minute-figure} fig-a",
         '**Verdicts.** <a href="#claim-K1">K1</a> ✓ holds · <a href="#claim-K2">K2</a> ≈ holds with a caveat',
         "**Time.** About 10 minutes to read, 8 minutes to run (AMD EPYC, 2 cores; preset laptop).",

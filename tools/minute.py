@@ -35,7 +35,7 @@ def with_box(notebook: NotebookNode, question: str, figure: str) -> NotebookNode
     first = notebook.cells[0]
     *title, answer = first.source.split("\n\n")
     first.source = "\n\n".join(title)
-    lines = [f"**Question.** {question}", f"**Answer.** {answer}"]
+    lines = [f"**Question.** {question}", f"**Claim.** {answer}"]
     if figure in figures(notebook):
         lines += [f":::{{minute-figure}} {figure}\n:::"]
     lines += [f"**Verdicts.** {verdicts}"] if (verdicts := take_verdicts(notebook)) else []
