@@ -279,16 +279,17 @@ def test_tables_hold_the_stored_numbers(tmp_path):
 # --- what the theme leaves ---
 
 
-def test_the_pages_are_mended(tmp_path):
+@pytest.mark.parametrize("link", ["reference internal", "current reference internal"])
+def test_the_pages_are_mended(tmp_path, link):
     (tmp_path / "a.html").write_text(
         '<script defer src="_static/scripts/fontawesome.js?digest=1"></script>\n<script src="searchindex.js"></script>'
-        '<li><a class="reference internal" href="x.html">The x</a><details><summary><span></span></summary>'
+        f'<li><a class="{link}" href="x.html">The x</a><details><summary><span></span></summary>'
         '<div role="list" class="citation-list">\n<div class="citation" id="id7" role="doc-biblioentry">',
     )
     (tmp_path / "search.html").write_text('<script src="searchindex.js"></script>')
     mend.mend(tmp_path)
     assert (tmp_path / "a.html").read_text().splitlines() == [
-        '<li><a class="reference internal" href="x.html">The x</a><details>'
+        f'<li><a class="{link}" href="x.html">The x</a><details>'
         '<summary aria-label="pages below: The x"><span></span></summary><div class="citation-list">',
         '<div class="citation" id="id7">',
     ]

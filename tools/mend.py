@@ -9,7 +9,7 @@ MENDED = (
     (re.compile(r'(<div class="citation" id="[^"]*") role="doc-biblioentry"'), r"\1"),
     # The arrow that unfolds pages in the sidebar has no name.
     (
-        re.compile(r'(<a class="reference internal" href="[^"]*">([^<]*)</a><details[^>]*>)<summary>'),
+        re.compile(r'(<a class="(?:current )?reference internal" href="[^"]*">([^<]*)</a><details[^>]*>)<summary>'),
         r'\1<summary aria-label="pages below: \2">',
     ),
     # 1.5 MB that turn icons of the style sheet into pictures of the same icons.
