@@ -55,7 +55,7 @@ def test_code_can_be_read_on_the_page(path):
 
 
 def test_the_chapters_together_hold_less_code_than_lazylib():
-    assert sum(map(code_lines, CHAPTERS.values())) <= 4800
+    assert sum(map(code_lines, CHAPTERS.values())) <= 4900
 
 
 def code_lines(path) -> int:
