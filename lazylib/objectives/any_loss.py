@@ -20,7 +20,7 @@ def empirical_loss(net, w0: Tensor, x, y: Tensor, loss: Callable[[Tensor, Tensor
         x: inputs, (n, d), shared, or (B, n, d); of a net made from a module whatever that takes.
         y: what the loss takes beside the outputs of one run, (n,) or (n, …), shared by the runs.
         loss: function of the outputs (n,) or (n, k) of one run and of y → scalar, differentiable by torch.func:
-            ``torch.nn.functional.cross_entropy`` or the mean of ``softplus(-y * h)``, say.
+            ``cross_entropy`` of ``torch.nn.functional`` or the mean of ``softplus(-y * h)``, say.
 
     Returns:
         The objective, of the displacement u = w − w0.
