@@ -290,6 +290,7 @@ def test_an_interval_lies_within_bounds_outside_or_does_not_tell():
     assert Estimate(0.8, 0.6, 0.95, 5).near(1.0, 0.1) is None
     assert Estimate(0.8, 0.6, 0.95, 5).within(0, math.inf) is True
     assert Estimate(-0.8, -0.9, -0.7, 5).within(0, math.inf) is False
+    assert Estimate(0.0, 0.0, 0.0, 5).within(0, math.inf) is False  # no difference at all is no gain
 
 
 def test_without_an_interval_nothing_is_told():

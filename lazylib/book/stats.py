@@ -44,17 +44,17 @@ class Estimate(NamedTuple):
         return Estimate(value, low, high, self.n)
 
     def within(self, low: float, high: float) -> bool | None:
-        """Of floats: does the true value lie in [low, high]? None (undecided) if the interval does not tell.
+        """Of floats: does the true value lie in (low, high)? None (undecided) if the interval does not tell.
 
         True if the whole interval lies there, False if none of it does; so a wide interval, or none, decides nothing,
         and "no difference" is an equivalence test with a margin.
         """
-        if low <= self.low and self.high <= high:
+        if low < self.low and self.high < high:
             return True
-        return False if self.high < low or self.low > high else None
+        return False if self.high <= low or self.low >= high else None
 
     def near(self, claimed: float, margin: float) -> bool | None:
-        """The same of [claimed − margin, claimed + margin]."""
+        """The same of (claimed − margin, claimed + margin)."""
         return self.within(claimed - margin, claimed + margin)
 
     def __str__(self) -> str:
