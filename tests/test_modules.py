@@ -283,14 +283,26 @@ def test_one_set_of_inputs_a_run():
 # ---- what is refused ----
 
 
-class Wrong(torch.autograd.Function):
-    """The square, with a derivative in forward mode that forgets the factor 2."""
-
-    generate_vmap_rule = True
+class NoForward(torch.autograd.Function):
+    """The square, without a derivative in forward mode."""
 
     @staticmethod
     def forward(x):
         return x**2
+
+    @staticmethod
+    def setup_context(context, inputs, output):
+        context.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(context, slope):
+        return 2 * context.saved_tensors[0] * slope
+
+
+class Wrong(NoForward):
+    """The square, with a derivative in forward mode that forgets the factor 2."""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def setup_context(context, inputs, output):
@@ -298,26 +310,8 @@ class Wrong(torch.autograd.Function):
         context.save_for_forward(*inputs)
 
     @staticmethod
-    def backward(context, slope):
-        return 2 * context.saved_tensors[0] * slope
-
-    @staticmethod
     def jvp(context, tangent):
         return context.saved_tensors[0] * tangent
-
-
-class NoForward(torch.autograd.Function):
-    @staticmethod
-    def forward(x):
-        return x**2
-
-    @staticmethod
-    def setup_context(context, inputs, output):
-        context.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(context, slope):
-        return 2 * context.saved_tensors[0] * slope
 
 
 class Then(nn.Module):

@@ -60,7 +60,6 @@ PLANTED = {  # what is wrong → the claims that it breaks, lines replaced
     ),
     "a run that lasts a million times longer": (["C4"], {"T = recipe(": "T = 1e6 * recipe("}),
 }
-DOUBTED = {"labels of the random features shuffled"}  # as good as the tangent model, or not: the interval has both
 HOLDS = ("holds", "holds with a caveat")
 
 
@@ -84,8 +83,7 @@ def test_a_planted_error_is_found(error):
     }
     rest = {old: new for old, new in patches.items() if old not in own}
     found = verdicts(run_cells(CHAPTER, patches={**MADE, **standard, **rest}, parameters=SMALL))
-    verdict = "undecided" if error in DOUBTED else "does not hold"
-    assert {claim: found[claim] for claim in claims} == dict.fromkeys(claims, verdict)
+    assert {claim: found[claim] for claim in claims} == dict.fromkeys(claims, "does not hold")
 
 
 def test_on_other_images_the_claims_are_not_run():

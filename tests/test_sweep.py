@@ -172,7 +172,20 @@ def damage_bit(path):
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("damage", [damage_truncate, damage_empty, damage_bit])
+def damage_rename(path):
+    """The cell of another point in this one's place."""
+    other = next(each for each in sorted(path.parent.iterdir()) if each != path)
+    checksum = other.stem.partition("-")[2]
+    shutil.copy(other, path.with_name(f"{path.stem.partition('-')[0]}-{checksum}.nc"))
+    path.unlink()
+
+
+def damage_dangling(path):
+    path.unlink()
+    path.symlink_to(path.parent / "nowhere")
+
+
+@pytest.mark.parametrize("damage", [damage_truncate, damage_empty, damage_bit, damage_rename, damage_dangling])
 def test_a_damaged_cell_is_found_and_computed_again(tmp_path, log, damage):
     run = notebook(RUN)["run"]
     before = sweep(run, GRID, store=tmp_path / "s")
@@ -258,32 +271,6 @@ def test_the_error_of_a_sweep_counts_what_was_not_begun(tmp_path, log, monkeypat
     said = r"^run failed in 1 of 4 cells \(2 are stored, 1 not begun\), first at a=2: ZeroDivisionError"
     with pytest.raises(RuntimeError, match=said):
         sweep(run, {"a": [1, 2, 3, 4]}, store=tmp_path)
-
-
-def damage_rename(path):
-    """The cell of another point in this one's place."""
-    other = next(each for each in sorted(path.parent.iterdir()) if each != path)
-    checksum = other.stem.partition("-")[2]
-    shutil.copy(other, path.with_name(f"{path.stem.partition('-')[0]}-{checksum}.nc"))
-    path.unlink()
-
-
-def damage_dangling(path):
-    path.unlink()
-    path.symlink_to(path.parent / "nowhere")
-
-
-@pytest.mark.parametrize("damage", [damage_rename, damage_dangling])
-def test_a_file_that_is_no_cell_of_this_point_is_computed_again(tmp_path, log, damage):
-    run = notebook(RUN)["run"]
-    before = sweep(run, GRID, store=tmp_path / "s")
-    victim = sorted((tmp_path / "s").iterdir())[2]
-    damage(victim)
-    log()
-    with pytest.warns(UserWarning, match=r"stored cell of tau=.*, seed=\d is damaged"):
-        after = sweep(run, GRID, store=tmp_path / "s")
-    assert len(log()) == 1
-    xr.testing.assert_identical(before, after)
 
 
 def test_of_two_files_of_a_cell_the_whole_one_counts(tmp_path, log):
