@@ -79,7 +79,7 @@ pdf: $(READY)
 test: $(READY)
 	$(BIN)/python -m tools.ready test
 	rm -rf $(BUILD)/test-ledger
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --durations=60 --nbval-lax --nbval-current-env chapters tests
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --durations=300 --durations-min=3 --nbval-lax --nbval-current-env chapters tests
 
 unit: $(READY)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests \

@@ -448,6 +448,16 @@ class Noisy(nn.Module):
         return nnf.dropout(self.a(x), 0.5)
 
 
+class Shaking(nn.Linear):
+    """It draws numbers of its own."""
+
+    def __init__(self):
+        super().__init__(3, 2)
+
+    def forward(self, x):
+        return super().forward(x) + 0.1 * torch.randn(2)
+
+
 class Centring(nn.Module):
     def __init__(self):
         super().__init__()
@@ -469,7 +479,8 @@ REFUSED = [
         "layer 1, BatchNorm1d, keeps no running statistics",
     ),
     (Centring, "depend on the other inputs of its mini-batch"),
-    (Noisy, r"two passes .* first in layer \(the model's own forward\).*switch its noise off"),
+    (Noisy, r"deterministic, but dropout is on: .*training=self\.training"),
+    (Shaking, r"two passes .* first in layer \(the model's own forward\).*switch its noise off"),
     (Detached, "derivative of the outputs along w − w0 goes wrong first .* take away"),
     (Quantized, "derivative of the outputs along w − w0 goes wrong"),
     (Copied, "goes wrong first in the model's own forward: .* stacked"),

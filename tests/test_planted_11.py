@@ -70,7 +70,10 @@ PLANTED = {  # what is wrong → code to replace, sweeps to run again, claims th
         {"G9"},
     ),
     "ReLU for softplus": (
-        {"FullyConnected(x.shape[1], h, L, activation)": 'FullyConnected(x.shape[1], h, L, "relu")'},
+        {
+            "FullyConnected(x.shape[1], h, L, activation)": 'FullyConnected(x.shape[1], h, L, "relu")',
+            "seen=p.seen": "seen=p.relu_seen",  # as many images as the ReLU net has: few flips are a noisy slope
+        },
         "both",
         {"G9"},
     ),

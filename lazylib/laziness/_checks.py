@@ -58,7 +58,7 @@ def _first_pass(subject: Subject, state: State, rows: slice) -> Tensor:
     try:
         return subject(state, rows)
     except (ValueError, TypeError) as error:
-        if str(error).startswith("the model returns"):
+        if str(error).startswith(("the model returns", "the module must be deterministic")):
             raise
         raise ValueError(f"the model does not take x: {_one_line(error)}.") from error
     except Exception as error:  # what a module raises is for the module to say
@@ -71,14 +71,15 @@ def _one_line(error: Exception) -> str:
 
 def _first_difference(subject: Subject, state: State, rows: slice) -> str:
     seen: list[tuple[str, Any]] = []
+    own = "(the model's own forward)"
     with watch(subject.model, lambda name, out: seen.append((name, out))):
         subject(state, rows)
         half = len(seen)
         subject(state, rows)
     for (name, a), (_, b) in zip(seen[:half], seen[half:], strict=False):
         if isinstance(a, Tensor) and isinstance(b, Tensor) and (a.shape != b.shape or not torch.equal(a, b)):
-            return name.partition("#")[0]
-    return "(the model's own forward)"
+            return name.partition("#")[0] or own
+    return own
 
 
 def _is_instance(layer: nn.Module) -> bool:

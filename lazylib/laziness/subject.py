@@ -10,8 +10,9 @@ from typing import Any
 import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
-from torch.func import functional_call
 
+from ..nets._calls import Inputs, call
+from ..nets._differentiable import differentiable
 from .state import Snapshot, bare, computed_in, parameters
 
 State = dict[str, Tensor]  # parameters and buffers by name, in the dtype of the computation
@@ -65,10 +66,8 @@ class Subject:
         """Outputs (rows, …) of some inputs at given weights and buffers."""
         size = len(range(*rows.indices(self.n))) if isinstance(rows, slice) else len(rows)
         cut = [v[rows] if isinstance(v, Tensor) and v.dim() and len(v) == self.n else v for v in self.x]
-        # buffers that a pass changes in place are copies, so that the next pass sees the same ones
-        own = {name: value.clone() if name in self.buffers() else value for name, value in state.items()}
-        positional, keywords = ((), dict(zip(self.keywords, cut, strict=True))) if self.keywords else (tuple(cut), {})
-        out = functional_call(self.model, own, positional, keywords)
+        named = dict(zip(self.keywords, cut, strict=True)) if self.keywords else {}
+        out = call(self.model, state, Inputs(() if named else tuple(cut), named))
         return _one_tensor(out if self.output is None else self.output(out), size, self.output is not None)
 
     def buffers(self) -> set[str]:
@@ -132,28 +131,18 @@ def watch(model: nn.Module, spy: Callable) -> Iterator[None]:
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Inside, passes are plain ones that can be differentiated in both modes; afterwards all is as it was.
 
-    Attention goes by its formula instead of a fused kernel, recurrent layers without oneDNN and cuDNN, and a compiled
-    module runs as it was written, for none of these has a forward mode; mixed precision is off. Put back are these
+    They are `differentiable`, a compiled module runs as it was written, and mixed precision is off. Put back are these
     switches, the random state, and tensors that a pass leaves in the module.
     """
     model = bare(model)
     kept = [(layer, {k: v for k, v in vars(layer).items() if isinstance(v, Tensor)}) for layer in model.modules()]
-    recurrent = any(isinstance(layer, nn.RNNBase) for layer in model.modules())
     device = next(model.parameters()).device
-    fast = torch.backends.mha.get_fastpath_enabled()
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
-        stack.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
+        stack.enter_context(differentiable())
         stack.enter_context(torch.autocast(device.type, enabled=False))
-        if recurrent:
-            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-            onednn = torch._C._get_mkldnn_enabled()  # its context manager warns of its own deprecated switches
-            stack.callback(torch._C._set_mkldnn_enabled, onednn)
-            torch._C._set_mkldnn_enabled(False)
         if "torch._dynamo" in sys.modules:  # else nothing is compiled, and to load it takes seconds
             stack.enter_context(torch.compiler.set_stance("force_eager"))
-        stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
-        torch.backends.mha.set_fastpath_enabled(False)
         try:
             yield
         finally:

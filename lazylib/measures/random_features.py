@@ -1,15 +1,22 @@
 """A classifier with fixed features: random patches of the images as filters, and ridge regression on top."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
-from ..problems.images import Images
 from ..runs.rng import generator
 
 _BATCH = 250  # images whose responses are held at a time
+
+
+class TrainingImages(Protocol):
+    """What has training images x, (n, channels, height, width) in bytes, as `lazylib.problems.Images` does."""
+
+    @property
+    def x(self) -> Tensor: ...
 
 
 class RandomPatches:
@@ -31,7 +38,7 @@ class RandomPatches:
         torch.Size([20, 40])
     """
 
-    def __init__(self, images: Images, count: int, *, size: int = 6, bias: float = 1.0, seed: int = 0):
+    def __init__(self, images: TrainingImages, count: int, *, size: int = 6, bias: float = 1.0, seed: int = 0):
         n, channels, height, width = images.x.shape
         if not (isinstance(count, int) and count >= 1):
             raise ValueError(f"count must be a whole number of patches ≥ 1, not {count!r}.")

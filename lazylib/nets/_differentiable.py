@@ -94,7 +94,8 @@ def _no_chance(function: Callable) -> Callable:
         given.apply_defaults()
         if given.arguments["training"] and given.arguments.get("p", 1) > 0:
             raise ValueError(
-                f"the module must be deterministic, but {function.__name__} is on: call .eval() of it first."
+                f"the module must be deterministic, but {function.__name__} is on: call .eval() of it first, and pass "
+                "it training=self.training where it is called as a function."
             )
         return function(*args, **kwargs)
 
