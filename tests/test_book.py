@@ -22,7 +22,7 @@ import pytest
 import yaml
 from nbformat.v4 import new_output
 
-from lazylib.book import ledger
+from lazylib.book import claims
 from tests.made_notebooks import code, figure, text, write
 from tools import build as build_tool
 from tools import download, frames, vendor
@@ -164,7 +164,7 @@ def test_a_page_that_was_not_executed_fails(small_book, tmp_path):
 
 FAILS = """\
 from lazylib.book import ledger
-ledger.check("T1", True, 1.0)
+ledger.untested("T1", "no run")
 raise ValueError("tau is `bad`: {doc}`nowhere` <b>$x$</b> {{ y }} :::")"""
 DIES = "import os\nos._exit(137)"
 STOPS_ONCE = """\
@@ -502,7 +502,7 @@ def test_the_ledger_is_filtered_by_work_and_verdict(visit):
     with visit("chapters/ledger") as seen:
         tab, shown = seen.tab, seen.tab.locator(".ledger tbody:visible")
         everything = shown.count()
-        assert everything == len(ledger.claims())
+        assert everything == len(claims.claims())
         tab.select_option(".ledger select[name=work]", "BG")
         works = shown.evaluate_all("all => all.map(c => c.dataset.work)")
         assert 0 < len(works) < everything and set(works) == {"BG"}

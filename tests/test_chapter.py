@@ -235,14 +235,16 @@ def test_roles_and_directives_are_refused(raw):
 def test_in_a_notebook_the_verdicts_come_to_the_top(tmp_path):
     first = """
 from lazylib.book import chapter, ledger
-p = chapter.start("08_made", {"preset": "laptop"}, {"laptop": {}}, claims="W1")
+p = chapter.start("08_made", {"preset": "laptop"}, {"laptop": {}}, claims="K3")
 """
-    page = notebook(text("# A"), code(first), code("ledger.check('W1', True, 2.0)"), code("chapter.notes()"))
+    page = notebook(
+        text("# A"), code(first), code("ledger.judge('K3', {'exponent': 0.0, 'flat': 0.0})"), code("chapter.notes()")
+    )
     for cell in page.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     done = nbclient.NotebookClient(page, kernel_name="python3", resources={"metadata": {"path": Path.cwd()}}).execute()
-    assert "**W1** ✓ holds" in done.cells[1].outputs[0].data["text/markdown"]
+    assert "**K3** ✓ holds" in done.cells[1].outputs[0].data["text/markdown"]
     assert not any("text/markdown" in out.get("data", {}) for out in done.cells[3].outputs)
 
 

@@ -189,7 +189,7 @@ def test_on_a_machine_that_has_nothing(tmp_path):
     assert "runs on the sample of Fashion-MNIST instead" in printed and "download" not in printed.lower()
     records = [json.loads(path.read_text()) for path in (tmp_path / "ledger").rglob("*.json")]
     assert {record["id"]: record["verdict"] for record in records} == dict.fromkeys(
-        ["C1", "C2", "C3", "C4"], "not run at this scale"
+        ["C1", "C2", "C3", "C4"], "not tested at this scale"
     )
 
 

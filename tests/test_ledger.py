@@ -15,7 +15,7 @@ import pytest
 import torch
 import xarray as xr
 
-from lazylib.book import ledger, provenance
+from lazylib.book import claims, ledger, ledger_page, provenance
 from lazylib.book.stats import Estimate
 from lazylib.runs import files
 
@@ -23,14 +23,66 @@ IDS = (
     "K1 K2 K3 K4 T1 T2 T3 T4 P1 P2 P3 P4 P5 S1 S2 A1 L1 L2 C1 C2 C3 C4 W1 B1 B2 B3 B4 "
     "G1 G2 G3 G4 G5 G6 G7 G8 G9 G10 G11 G12 G13 G14"
 ).split()
+MADE = """\
+[chapters]
+01_made = "A made chapter"
+
+[[claim]]
+id = "A1"
+work = "COB"
+place = "fig. 1"
+statement = "A slope of −1."
+reference = -1
+chapter = "01_made"
+since = "2026-01-01"
+unit = "problem"
+scale = { n = 1000 }
+
+[claim.limbs.slope]
+says = "exponent"
+within = [-inf, -0.5]
+size = [-1.1, -0.9]
+
+[claim.limbs.ends]
+says = "every run ended"
+
+[claim.limbs.more]
+says = "and more"
+within = [0, inf]
+beyond = true
+
+[[claim]]
+id = "A2"
+work = "BG"
+statement = "Small."
+chapter = "01_made"
+since = "2026-01-01"
+least = { n = 100 }
+
+[claim.limbs.small]
+says = "size"
+within = [-inf, 1]
+
+[[claim]]
+id = "A3"
+work = "BG"
+statement = "Large."
+chapter = "01_made"
+since = "2026-01-01"
+
+[claim.limbs.large]
+says = "size"
+within = [1, inf]
+"""
 
 
 @pytest.fixture(autouse=True)
 def book(tmp_path, monkeypatch):
-    """A book with the claims, no chapters and no records."""
+    """A book with three claims, no chapters and no records."""
     (tmp_path / "book/chapters").mkdir(parents=True)
-    shutil.copy(ledger._repository() / "chapters/claims.toml", tmp_path / "book/chapters")
-    monkeypatch.setattr(ledger, "_repository", lambda: tmp_path / "book")
+    (tmp_path / "book/chapters/claims.toml").write_text(MADE, encoding="utf-8")
+    for module in (claims, ledger):
+        monkeypatch.setattr(module, "repository", lambda: tmp_path / "book")
     return tmp_path / "book"
 
 
@@ -38,213 +90,279 @@ def book(tmp_path, monkeypatch):
 def root(book, monkeypatch):
     """The book's own folder of records."""
     monkeypatch.delenv("LAZYLIB_LEDGER", raising=False)
-    ledger.start("laptop", {"taus": [0.1, 1.0]})
+    ledger.start("laptop", {"n": 1000, "taus": [0.1, 1.0]})
     return book / "results/ledger"
+
+
+SLOPE = Estimate(-1.0, -1.05, -0.95, 5)
+GOOD = {"slope": SLOPE, "ends": True, "more": 1.0}
 
 
 def read(path):
     return json.loads(path.read_text())
 
 
+def judge(id, good=True):
+    """Judge a made claim, to hold or not."""
+    ledger.judge(id, {"A1": {**GOOD, "ends": good}, "A2": {"small": 1 - good}, "A3": {"large": 2.0 * good}}[id])
+
+
+# --- the rules ---
+
+
+def rules():
+    path = Path(__file__).parents[1] / "chapters/claims.toml"
+    return claims.tomllib.loads(path.read_text(encoding="utf-8"))
+
+
 def test_claims_file_is_complete():
-    claims = ledger.claims()
-    assert sorted(claims) == sorted(IDS) and len(ledger._claims_file()["claim"]) == len(IDS)
-    for claim in claims.values():
-        assert claim.keys() <= {"id", "work", "place", "statement", "reference", "chapter"}
+    found = {claim["id"]: claim for claim in rules()["claim"]}
+    assert sorted(found) == sorted(IDS) and len(rules()["claim"]) == len(IDS)
+    known = {"id", "work", "place", "statement", "reference", "chapter"}
+    known |= {"since", "changed", "unit", "scale", "least", "limbs"}
+    for id, claim in found.items():
+        assert claim.keys() <= known, id
         assert claim["work"] in ("COB", "BG", "GSJW") and claim["statement"].endswith(".")
-        assert claim["chapter"] in ledger._claims_file()["chapters"]
-    assert claims["P4"]["place"] == "fig. 2b" and claims["K2"]["reference"] == -1
-    chapters = [claim["chapter"] for claim in claims.values()]
+        assert claim["chapter"] in rules()["chapters"]
+        assert re.fullmatch(r"2026-\d\d-\d\d", claim["since"]) and claim.get("changed", ".").endswith(".")
+        assert any(not limb.get("beyond") for limb in claim["limbs"].values()), id
+    assert found["P4"]["place"] == "fig. 2b" and found["K2"]["reference"] == -1
+    chapters = [claim["chapter"] for claim in found.values()]
     assert chapters == sorted(chapters)  # the table groups by chapter, in order
+
+
+def test_every_limb_has_bounds_in_order_or_none():
+    for claim in rules()["claim"]:
+        for name, limb in claim["limbs"].items():
+            where = f"{claim['id']}, {name}"
+            assert limb.keys() <= claims.FIELDS and limb["says"] and ("within" in limb or "size" not in limb), where
+            for low, high in (limb[bounds] for bounds in ("within", "size") if bounds in limb):
+                assert low < high, where
+            if "size" in limb:  # the published number is one that the claim allows
+                assert limb["within"][0] <= limb["size"][0] and limb["size"][1] <= limb["within"][1], where
 
 
 def test_works_are_in_the_bibliography():
     bib = (Path(__file__).parents[1] / "references.bib").read_text()
     keys = re.findall(r"^@\w+\{(\w+),$", bib, re.MULTILINE)
-    assert len(keys) == len(set(keys)) and {claim["work"] for claim in ledger.claims().values()} <= set(keys)
+    assert len(keys) == len(set(keys)) and {claim["work"] for claim in rules()["claim"]} <= set(keys)
 
 
-def test_check_prints_one_line_and_records(root, capsys):
-    ledger.check("K2", True, value=-0.99812, ci=(-1.001, -0.9951), seeds=10, detail="α from 1 to 1e4")
-    line = "K2 holds: −0.9981 [−1.001, −0.9951], 10 seeds; paper: −1 (α from 1 to 1e4)\n"
-    assert capsys.readouterr().out == line
-    record = read(root / "laptop/K2.json")
-    assert record["value"] == -0.99812 and record["ci"] == [-1.001, -0.9951] and record["seeds"] == 10
-    assert record["verdict"] == "holds" and record["label"] == "laptop"
-    assert record["parameters"] == {"taus": [0.1, 1.0]} and record["seconds"] >= 0
+@pytest.mark.parametrize(
+    ("measures", "parameters", "verdict"),
+    [
+        ({}, {"n": 1000}, "holds"),
+        ({}, {}, "holds"),
+        ({}, {"n": 999}, "holds at smaller scale"),
+        ({}, {"n": [10, 1000]}, "holds"),  # of a list the largest counts
+        ({"slope": -1.0}, {}, "holds"),
+        ({"slope": Estimate(-0.8, -0.85, -0.75, 5)}, {"n": 1}, "right direction, other size"),
+        ({"slope": Estimate(-0.9, -0.95, -0.85, 5)}, {}, "undecided"),  # of the size claimed or not
+        ({"slope": Estimate(-0.5, -0.7, -0.3, 5)}, {}, "undecided"),
+        ({"slope": Estimate(-1.0, math.nan, math.nan, 2)}, {}, "undecided"),  # nothing says how sure it is
+        ({"slope": Estimate(-0.3, -0.5, -0.1, 5)}, {}, "does not hold"),
+        ({"slope": {"a": SLOPE, "b": -0.1}}, {}, "does not hold"),  # one case is enough
+        ({"slope": {"a": SLOPE, "b": Estimate(-0.5, -0.7, -0.3, 5)}}, {}, "undecided"),
+        ({"slope": {"a": -0.1, "b": Estimate(-0.5, -0.7, -0.3, 5)}}, {}, "does not hold"),
+        ({"ends": np.False_}, {}, "does not hold"),
+        ({"ends": None}, {}, "undecided"),
+        ({"ends": torch.tensor(True)}, {}, "holds"),
+        ({"slope": math.inf}, {}, "does not hold"),  # a level that is never reached
+        ({"more": -1.0}, {}, "holds"),  # more than is claimed
+        ({"more": Estimate(0.0, -1.0, 1.0, 3)}, {}, "holds"),
+    ],
+)
+def test_verdicts(measures, parameters, verdict):
+    assert claims.weigh("A1", {**GOOD, **measures}, parameters).verdict == verdict
+
+
+def test_below_the_least_scale_nothing_is_decided():
+    for size in (0.5, 2.0):
+        assert claims.weigh("A2", {"small": size}, {"n": 99}).verdict == "not tested at this scale"
+    assert claims.weigh("A2", {"small": 2.0}, {"n": 100}).verdict == "does not hold"
+
+
+@pytest.mark.parametrize(
+    ("id", "measures", "sentence"),
+    [
+        ("Z9", GOOD, r"a claim must be one of A1, .*, not 'Z9'\."),
+        ("A1", {"slope": -1.0}, r"A1: the limbs must be slope, ends, more .*, not slope\."),
+        ("A1", {**GOOD, "slope": math.nan}, r"A1, slope: the measure must be a number or an estimate, not nan\."),
+        ("A1", {**GOOD, "slope": Estimate(math.nan, 1.0, 2.0, 3)}, r"A1, slope: the measure .*, not Estimate.*"),
+        ("A1", {**GOOD, "slope": True}, r"A1, slope: the measure must be a number .*, not True\."),
+        ("A1", {**GOOD, "slope": np.array([1.0, 2.0])}, r"A1, slope: the measure .*, not array.*"),
+        ("A1", {**GOOD, "slope": "steep"}, r"A1, slope: the measure .*, not 'steep'\."),
+        ("A1", {**GOOD, "slope": {}}, r"A1, slope: there must be at least one measure\."),
+        ("A1", {**GOOD, "slope": {"a": -1.0, "b": math.nan}}, r"A1, slope: the measure .*, not nan\."),
+        ("A1", {**GOOD, "ends": 1.0}, r"A1, ends: the measure must be True, False or None, not 1.0\."),
+        ("A1", {**GOOD, "more": torch.tensor(math.nan)}, r"A1, more: the measure .*, not nan\."),
+    ],
+)
+def test_what_a_rule_cannot_judge_records_nothing(root, capsys, id, measures, sentence):
+    with pytest.raises(ValueError, match=f"^{sentence}$"):
+        ledger.judge(id, measures)
+    assert not root.exists() and capsys.readouterr().out == ""
+
+
+# --- judging ---
+
+
+def test_judging_prints_a_line_for_each_limb_and_records_them(root, capsys):
+    ledger.judge("A1", {**GOOD, "slope": {"ReLU": Estimate(np.float64(-0.99812), -1.001, -0.9951, 5), "GELU": -1.2e-7}})
+    assert capsys.readouterr().out == (
+        "A1 does not hold; paper: −1\n"
+        "  ✗ exponent: ReLU −0.998 [−1.001, −0.995], GELU below 1e−06; 5 problems; "
+        "asked below −0.5, in the size claimed −1.1 to −0.9\n"
+        "  ✓ every run ended: yes\n"
+        "  ✓ and more (more than is claimed): 1; asked above 0\n"
+    )
+    record = read(root / "laptop/A1.json")
+    assert record["verdict"] == "does not hold" and record["label"] == "laptop" and record["detail"] == ""
+    slope = record["limbs"]["slope"]
+    assert slope["answer"] == "no" and slope["asked"]["size"] == [-1.1, -0.9]
+    assert slope["cases"]["ReLU"] == {"value": -0.99812, "low": -1.001, "high": -0.9951, "n": 5}
+    assert record["limbs"]["ends"]["cases"] == {"": True}
+    assert record["parameters"] == {"n": 1000, "taus": [0.1, 1.0]} and record["seconds"] >= 0
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", record["date"]) and record["device"]
     assert record["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert re.fullmatch("[0-9a-f]{16}", record["code"]["lazylib"])
-    assert [path.name for path in (root / "laptop").iterdir()] == ["K2.json"]  # no temporary file is left
-
-
-@pytest.mark.parametrize(
-    "holds, verdict",
-    [
-        (True, "holds"),
-        (False, "does not hold"),
-        (np.True_, "holds"),
-        (np.False_, "does not hold"),
-        (torch.tensor(False), "does not hold"),
-        ("caveat", "holds with a caveat"),
-        ("undecided", "undecided"),
-        ("not run", "not run at this scale"),
-    ],
-)
-def test_verdicts(root, holds, verdict):
-    ledger.check("K1", holds, value=1.0)
-    assert read(root / "laptop/K1.json")["verdict"] == verdict
-    assert verdict in ledger.verdict_line("K1")
-
-
-@pytest.mark.parametrize(
-    ("answers", "beyond", "holds"),
-    [
-        ([True, np.True_], [], True),
-        ([True], [False], "caveat"),
-        ([True], [None], "caveat"),
-        ([True, None], [True], "undecided"),
-        ([None, False], [True], False),
-        ([True, np.False_], [True], False),
-    ],
-)
-def test_one_no_is_enough_and_an_open_answer_leaves_a_claim_open(answers, beyond, holds):
-    assert ledger.together(answers, beyond) is holds or ledger.together(answers, beyond) == holds == "undecided"
-    with pytest.raises(ValueError, match="at least one answer"):
-        ledger.together([])
-
-
-def test_an_estimate_brings_interval_and_seeds(root, capsys):
-    ledger.check("K4", "caveat", Estimate(np.float64(-0.5), -0.52, -0.48, 20))
-    record = read(root / "laptop/K4.json")
-    assert (record["value"], record["ci"], record["seeds"]) == (-0.5, [-0.52, -0.48], 20)
-    assert "−0.5 [−0.52, −0.48], 20 seeds" in capsys.readouterr().out
-    ledger.check("K4", True, Estimate(-0.5, float("nan"), float("nan"), 1))  # one seed: no interval
-    assert read(root / "laptop/K4.json")["ci"] is None
+    assert [path.name for path in (root / "laptop").iterdir()] == ["A1.json"]  # no temporary file is left
 
 
 def test_runs_that_failed_are_counted_and_not_judged(root, capsys):
-    ledger.judge("K1", np.array([True, True]), lambda: dict(holds=True, value=1.0))
-    assert read(root / "laptop/K1.json")["verdict"] == "holds"
-    ledger.judge("K1", [np.array([[True, False]]), xr.DataArray([False])], lambda: 1 / 0, "fell asleep")
-    assert "K1 does not hold: 2 of 3 runs fell asleep" in capsys.readouterr().out
+    ledger.judge("A1", lambda: GOOD, np.array([True, True]))
+    assert read(root / "laptop/A1.json")["verdict"] == "holds"
+    capsys.readouterr()
+    ledger.judge("A1", lambda: 1 / 0, [np.array([[True, False]]), xr.DataArray([False])], "fell asleep")
+    assert capsys.readouterr().out == "A1 does not hold: 2 of 3 runs fell asleep; paper: −1\n"
+    row = ledger.table()[0]
+    assert row["verdict"] == "does not hold" and row["live"]["detail"] == "2 of 3 runs fell asleep"
 
 
-@pytest.mark.parametrize(
-    "arguments, sentence",
-    [
-        (("Z9", True, 1.0), r"a claim must be one of K1, .*, not 'Z9'\."),
-        (("K1", "maybe", 1.0), r"K1: holds must be True, False, .*, not 'maybe'\."),
-        (("K1", float("nan"), 1.0), r"K1: holds must be .*, not nan\."),
-        (("K1", None, 1.0), r"K1: holds must be .*, not None\."),
-        (("K1", 1, 1.0), r"K1: holds must be .*, not 1\."),
-        (("K1", True), r"K1: the value must be a finite number.*, not None\."),
-        (("K1", True, float("nan")), r"K1: the value must be .*, not nan\."),
-        (("K1", True, np.float64("inf")), r"K1: the value must be .*, not inf\."),
-        (("K1", True, torch.tensor(float("nan"))), r"K1: the value must be .*, not nan\."),
-        (("K1", True, np.array([1.0, 2.0])), r"K1: the value must be .*, not array.*\."),
-        (("K1", True, " "), r"K1: the value must be .*, not ' '\."),
-        (("K1", True, 1.0, (float("nan"), 2.0)), r"K1: the interval must be .* not \(nan, 2.0\)\."),
-        (("K1", True, Estimate(float("nan"), 1.0, 2.0, 3)), r"K1: the value must be .*, not nan\."),
-        (("K1", True, 1.0, (2.0, 1.0)), r"K1: the interval must be .* not \(2.0, 1.0\)\."),
-    ],
-)
-def test_bad_checks_record_nothing(root, capsys, arguments, sentence):
-    with pytest.raises(ValueError, match=f"^{sentence}$"):
-        ledger.check(*arguments)
-    assert not root.exists() and capsys.readouterr().out == ""
+def test_what_a_run_cannot_test_says_why(root, capsys):
+    ledger.untested("A2", "no images here")
+    assert capsys.readouterr().out == "A2 not tested at this scale: no images here\n"
+    assert read(root / "laptop/A2.json")["detail"] == "no images here"
+    with pytest.raises(ValueError, match="not 'Z9'"):
+        ledger.untested("Z9", "it is none")
+
+
+# --- records ---
+
+
+def test_an_interval_that_is_not_known_survives_the_record():
+    ledger.judge("A1", {**GOOD, "slope": {"a": Estimate(-1.0, math.nan, math.nan, 2), "b": SLOPE}})
+    cases = ledger.table()[0]["live"]["limbs"]["slope"]["cases"]
+    assert cases["a"].ci is None and cases["a"].n == 2 and cases["b"] == SLOPE
+
+
+def test_a_record_is_weighed_by_the_rules_as_they_stand_now(book):
+    judge("A1")
+    path = book / "chapters/claims.toml"
+    path.write_text(MADE.replace("within = [-inf, -0.5]", "within = [-inf, -2]").replace("size = [-1.1, -0.9]\n", ""))
+    row = ledger.table()[0]
+    assert row["verdict"] == row["live"]["verdict"] == "does not hold" and row["live"]["first"] == "holds"
+    assert row["live"]["limbs"]["slope"]["answer"] == "no"
+    assert "as first judged: holds" in ledger_page.html([row])
+    path.write_text(MADE.replace("[claim.limbs.ends]", "[claim.limbs.other]"))
+    row = ledger.table()[0]  # other limbs: what was measured cannot be weighed
+    assert row["verdict"] == row["live"]["verdict"] == "judged by earlier rules"
+    assert "as first judged: holds" in ledger_page.html([row])
 
 
 def test_changed_runs_never_reach_the_paper_folder(root):
     ledger.start("paper", {})
-    ledger.check("K1", True, 1.0)
-    before = (root / "paper/K1.json").read_bytes()
+    judge("A1")
+    before = (root / "paper/A1.json").read_bytes()
     ledger.start("paper, changed", {})
-    ledger.check("K1", False, 2.0)
-    assert (root / "paper/K1.json").read_bytes() == before
-    assert read(root / "paper-changed/K1.json")["value"] == 2.0
+    judge("A1", False)
+    assert (root / "paper/A1.json").read_bytes() == before
+    assert read(root / "paper-changed/A1.json")["verdict"] == "does not hold"
 
 
 def test_a_failed_write_leaves_the_old_record(root, monkeypatch):
-    ledger.check("K1", True, 1.0)
+    judge("A1")
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.warns(UserWarning, match="K1 is not recorded: .*No space left"):
-        ledger.check("K1", False, 2.0)
-    assert read(root / "laptop/K1.json")["value"] == 1.0
+    with pytest.warns(UserWarning, match="A1 is not recorded: .*No space left"):
+        judge("A1", False)
+    assert read(root / "laptop/A1.json")["verdict"] == "holds"
 
 
 def test_a_place_that_cannot_be_written_only_warns(tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("LAZYLIB_LEDGER", str(tmp_path / "file"))
-    with pytest.warns(UserWarning, match="K1 is not recorded: .* cannot be written"):
-        ledger.check("K1", True, 1.0)
-    assert "K1 holds: 1" in capsys.readouterr().out and "holds" in ledger.verdict_line("K1")
+    with pytest.warns(UserWarning, match="A1 is not recorded: .* cannot be written"):
+        judge("A1")
+    assert "A1 holds" in capsys.readouterr().out and "holds" in ledger.verdict_line("A1")
     assert all(row["live"] is None for row in ledger.table())
 
 
 def test_verdict_line_is_of_this_run_only(root):
-    ledger.check("K1", True, 1.0)
-    ledger.check("K2", False, 1.0)
-    line = ledger.verdict_line("K1", "K2", "K3")
-    assert line.startswith("**K1** ✓ holds · **K2** ✗ does not hold · **K3** – not run yet (preset: laptop;")
+    judge("A1")
+    judge("A2", False)
+    line = ledger.verdict_line("A1", "A2", "A3")
+    assert line.startswith("**A1** ✓ holds · **A2** ✗ does not hold · **A3** – not run yet (preset: laptop;")
     assert "[ledger](ledger.ipynb)" in line
     ledger.start("laptop", {})  # another run: the stored records must not speak for it
-    assert "✓" not in ledger.verdict_line("K1", "K2")
+    assert "✓" not in ledger.verdict_line("A1", "A2")
     with pytest.raises(ValueError, match="not 'K9'"):
         ledger.verdict_line("K9")
 
 
-def test_table_has_every_claim_and_prefers_the_paper_scale(root):
-    ledger.check("K1", True, 1.0)
-    ledger.check("K2", True, 2.0)
-    ledger.start("paper", {})
-    ledger.check("K2", False, 3.0)
+def test_table_has_every_claim_and_prefers_the_larger_scale(root):
+    judge("A1")
+    judge("A3")
+    ledger.start("paper", {"n": 5000})
+    judge("A3", False)
     rows = {row["id"]: row for row in ledger.table("laptop")}
-    assert list(rows) == list(ledger.claims())
-    assert rows["K1"]["verdict"] == "holds" and rows["K1"]["paper"] is None
-    assert rows["K2"]["verdict"] == "does not hold" and rows["K2"]["live"]["verdict"] == "holds"
-    assert rows["G14"]["verdict"] == "not run yet"
-    assert ledger.summary(list(rows.values())) == "41 claims: 1 × holds, 1 × does not hold, 39 × not run yet"
+    assert list(rows) == ["A1", "A2", "A3"]
+    assert rows["A1"]["verdict"] == "holds" and rows["A1"]["paper"] is None
+    assert rows["A3"]["verdict"] == "does not hold" and rows["A3"]["live"]["verdict"] == "holds"
+    assert rows["A2"]["verdict"] == "not run yet"
+    assert ledger.summary(list(rows.values())) == "3 claims: 1 × holds, 1 × does not hold, 1 × not run yet"
     assert all(row["live"] is None for row in ledger.table("smoke"))
 
 
 def test_verdict_line_says_where_a_larger_run_found_otherwise(root):
-    ledger.start("cpu", {})
-    for id, holds in (("K1", False), ("K2", True), ("K3", "not run")):
-        ledger.check(id, holds, 1.0)
-    assert "larger" not in ledger.verdict_line("K1", "K2", "K3")
-    ledger.start("laptop", {})
-    for id in ("K1", "K2", "K3"):
-        ledger.check(id, True, 1.0)
-    line = ledger.verdict_line("K1", "K2", "K3")
-    assert line.endswith("[ledger](ledger.ipynb)). In a larger run (cpu): **K1** ✗ does not hold")
+    ledger.start("cpu", {"n": 10})
+    judge("A1", False)
+    judge("A2")  # not tested at this scale
+    judge("A3")
+    assert "larger" not in ledger.verdict_line("A1", "A2", "A3")
+    ledger.start("laptop", {"n": 1000})
+    for id in ("A1", "A2", "A3"):
+        judge(id)
+    line = ledger.verdict_line("A1", "A2", "A3")
+    assert line.endswith("[ledger](ledger.ipynb)). In a larger run (cpu): **A1** ✗ does not hold")
 
 
 def test_the_largest_run_that_decided_a_claim_gives_the_verdict(root):
-    runs = {"laptop": (True, True, "not run"), "cpu": ("caveat", "not run", False), "paper": (False, None, None)}
-    for scale, verdicts in runs.items():
-        ledger.start(scale, {})
-        for id, holds in zip(("K1", "K2", "K3"), verdicts, strict=True):
-            if holds is not None:
-                ledger.check(id, holds, 1.0)
+    for scale, chosen in {
+        "laptop": {"A1": True, "A2": True},
+        "cpu": {"A2": False, "A3": True},
+        "paper": {"A1": False},
+    }.items():
+        ledger.start(scale, {"n": 10 if scale == "cpu" else 1000})
+        for id, good in chosen.items():
+            judge(id, good)
     rows = {row["id"]: row for row in ledger.table()}
-    assert [rows[id]["verdict"] for id in ("K1", "K2", "K3")] == ["does not hold", "holds", "does not hold"]
-    assert [rows[id]["larger"]["label"] for id in ("K1", "K2", "K3")] == ["paper", "cpu", "cpu"]
-    assert rows["K2"]["paper"] is None and rows["K4"]["larger"] is None
+    assert [rows[id]["verdict"] for id in ("A1", "A2", "A3")] == ["does not hold", "holds", "holds"]
+    assert [rows[id]["larger"]["label"] for id in ("A1", "A2", "A3")] == ["paper", "cpu", "cpu"]
+    assert rows["A2"]["paper"] is None and rows["A3"]["live"] is None
 
 
 def test_the_environment_moves_live_records_only(root, tmp_path, monkeypatch):
     ledger.start("paper", {})
-    ledger.check("K1", True, 1.0)
+    judge("A1")
     monkeypatch.setenv("LAZYLIB_LEDGER", str(tmp_path / "elsewhere"))
-    ledger.check("K1", False, 2.0)
-    assert read(root / "paper/K1.json")["value"] == 1.0
+    judge("A1", False)
+    assert read(root / "paper/A1.json")["verdict"] == "holds"
     row = ledger.table("paper")[0]
-    assert (row["live"]["value"], row["paper"]["value"]) == (2.0, 1.0)
+    assert (row["live"]["verdict"], row["paper"]["verdict"]) == ("does not hold", "holds")
 
 
 @pytest.mark.parametrize(
@@ -252,19 +370,34 @@ def test_the_environment_moves_live_records_only(root, tmp_path, monkeypatch):
     [lambda text: text[:40], lambda text: "", lambda text: "[]", lambda text: text.replace('"device"', '"devil"')],
 )
 def test_damaged_records_count_as_not_run(root, damage):
-    ledger.check("K1", True, 1.0)
-    path = root / "laptop/K1.json"
+    judge("A1")
+    path = root / "laptop/A1.json"
     path.write_text(damage(path.read_text()))
-    with pytest.warns(UserWarning, match="K1 counts as not run: the record .*K1.json"):
+    with pytest.warns(UserWarning, match="A1 counts as not run: the record .*A1.json"):
         assert ledger.table()[0]["verdict"] == "not run yet"
 
 
+ESTIMATE = {"value": -1.0, "low": -1.1, "high": -0.9, "n": 5}
 WRONG = {
-    "id": ["K2", None, 3],
+    "id": ["A2", None, 3],
     "verdict": ["maybe", None, ["holds"], "not run yet"],
-    "value": [math.nan, math.inf, True, [1.0], {}, "", None],
-    "ci": [[1.0], [1.0, math.nan], [2.0, 1.0], "12", [1.0, "a"], {"0": 1, "1": 2}, 3, [None, None]],
-    "seeds": [0, -1, 2.5, "3", True, math.nan],
+    "limbs": [
+        [],
+        None,
+        {"slope": {}, "ends": {}, "more": {}},
+        {"slope": [1], "ends": {}, "more": {}},
+        *(
+            {"slope": {"cases": {"": wrong}}, "ends": {"cases": {"": True}}, "more": {"cases": {"": 1.0}}}
+            for wrong in (
+                *(math.nan, None, True, "1", [1.0], {}),
+                *({**ESTIMATE, "n": n} for n in (0, -1, 2.5, "3", True)),
+                *({**ESTIMATE, "value": value} for value in (None, "1", math.nan, True)),
+                *({**ESTIMATE, "low": low} for low in (0.0, "a", [1])),
+                {**ESTIMATE, "more": 1},
+            )
+        ),
+    ],
+    "parameters": [None, [1]],
     "seconds": [-1.0, math.nan, "1", [1]],
     "detail": [None, 3],
     "device": [None, ["cpu"]],
@@ -274,22 +407,22 @@ WRONG = {
 
 
 @pytest.mark.parametrize("entry", WRONG)
-def test_an_entry_that_check_would_not_write_makes_no_record(root, entry):
-    ledger.check("K1", True, 1.0, ci=(0.5, 1.5), seeds=3)
-    path = root / "laptop/K1.json"
+def test_an_entry_that_judge_would_not_write_makes_no_record(root, entry):
+    judge("A1")
+    path = root / "laptop/A1.json"
     record = read(path)
     for wrong in WRONG[entry]:
         path.write_text(json.dumps({**record, entry: wrong}))
-        with pytest.warns(UserWarning, match="^K1 counts as not run: the record [^\n]*K1.json (is|has) [^\n]*$"):
+        with pytest.warns(UserWarning, match="^A1 counts as not run: the record [^\n]*A1.json (is|has) [^\n]*$"):
             rows = ledger.table()
         assert rows[0]["live"] is None and rows[0]["verdict"] == "not run yet"
-        assert ledger.html(rows) and ledger.summary(rows)
+        assert ledger_page.html(rows) and ledger.summary(rows)
 
 
 def test_a_record_of_300_flipped_bits_is_refused_or_as_it_was_written(root):
     """A flip in a text or a digit cannot be told; whatever is taken has the kinds that a page shows."""
-    ledger.check("K1", True, 1.0, ci=(0.5, 1.5), seeds=3, detail="a detail")
-    path = root / "laptop/K1.json"
+    judge("A1")
+    path = root / "laptop/A1.json"
     content = path.read_bytes()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -297,12 +430,12 @@ def test_a_record_of_300_flipped_bits_is_refused_or_as_it_was_written(root):
             damaged = bytearray(content)
             damaged[k * len(content) // 300] ^= 1 << k % 8
             path.write_bytes(damaged)
-            found = ledger._read(path, "laptop", "K1")
-            assert ledger._record_html(found, "holds")
-            assert found is None or (found["id"], found["label"], found["verdict"]) == ("K1", "laptop", "holds")
+            row = ledger.table()[0]
+            assert ledger_page.html([row]) and row["verdict"] in ledger.SYMBOLS
 
 
-def test_every_committed_record_is_read():
+def test_every_committed_record_is_read(monkeypatch):
+    monkeypatch.undo()  # the book's own claims
     folder = Path(__file__).parents[1] / "results/ledger"
     paths = [path for label in ledger.LARGER for path in sorted((folder / label).glob("*.json"))]
     assert len(paths) > 20
@@ -311,22 +444,23 @@ def test_every_committed_record_is_read():
 
 
 def test_html_says_it_in_words_and_links_existing_chapters_only(book):
-    (book / "chapters/01_kappa_criterion.ipynb").write_text("{}")
-    ledger.check("K1", "caveat", "0.1 < κ", detail="a <b> & c", seeds=1)
+    (book / "chapters/01_made.ipynb").write_text("{}")
+    ledger.judge("A1", {**GOOD, "more": {"a <b> & c": -1.0}})
     ledger.start("paper", {})
-    ledger.check("K1", False, 0.25, ci=(0.2, 0.3), seeds=30)
+    judge("A1", False)
     rows = ledger.table()
     rows[0]["statement"] = "κ < 1"
-    html = ledger.html(rows)
-    links = set(re.findall(r'href="([^"#]*)(?:#claim-K[1-4])?"', html))
-    assert links == {"01_kappa_criterion.html"}
-    row = html[html.index('id="claim-K1"') : html.index('id="claim-K2"')]
-    assert "κ &lt; 1 <i>(COB)</i>" in row
-    assert "0.1 &lt; κ, 1 seed<br>a &lt;b&gt; &amp; c" in row and "<b> &" not in row
-    assert "0.25 [0.2, 0.3], 30 seeds" in row and "≈ holds with a caveat" in row  # the live verdict differs
-    assert row.count("✗ does not hold") == 1 and provenance._cpu() in row.replace("&amp;", "&")
-    assert html.count("<tr id=") == 41 and "✗" not in html[html.index('id="claim-K2"') :]
-    assert "– not run yet" in html[html.index('id="claim-K2"') :]
+    html = ledger_page.html(rows)
+    assert set(re.findall(r'href="([^"#]*)(?:#claim-A[1-3])?"', html)) == {"01_made.html"}
+    row = html[html.index('id="claim-A1"') : html.index('id="claim-A2"')]
+    assert "κ &lt; 1 <i>(COB, fig. 1)</i> Paper: −1." in row
+    assert "✗ a &lt;b&gt; &amp; c −1" in row and "<b> &" not in row and "(more than is claimed)" in row
+    assert "exponent: below −0.5, in the size claimed −1.1 to −0.9" in row
+    assert row.count("✓ −1.00 [−1.05, −0.95]; 5 problems") == 2
+    assert row.count("✗ does not hold") == 1 and row.count("✓ holds") == 1  # the live verdict differs
+    assert provenance._cpu() in row.replace("&amp;", "&")
+    assert html.count("<tr id=") == 3 and "✗" not in html[html.index('id="claim-A2"') :]
+    assert "– not run yet" in html[html.index('id="claim-A2"') :]
 
 
 def test_the_code_state_follows_the_sources(tmp_path):

@@ -14,7 +14,7 @@ import yaml
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_output
 
-from lazylib.book import ledger
+from lazylib.book.claims import VERDICTS as VERDICTS_OF_CLAIMS
 from tests.made_notebooks import code, notebook, text
 from tools import api, build, frames, mend, minute, pdf, tables, times, vendor
 from tools.pages import ROOT, chapters, pages
@@ -152,11 +152,11 @@ def test_the_page_of_times_says_what_was_measured_and_what_was_not(tmp_path):
 
 
 def test_a_claim_has_an_anchor_before_the_cell_that_checks_it():
-    lines = "".join(f"K{n} {verdict}: 1; paper: 2 (T9 holds)\n" for n, verdict in enumerate(ledger.VERDICTS.values()))
+    lines = "".join(f"K{n} {verdict}: 1; paper: 2 (T9 holds)\n" for n, verdict in enumerate(VERDICTS_OF_CLAIMS))
     made = notebook(text("# T"), code("check()", new_output("stream", name="stdout", text=lines)), code("1"))
     cells = build.with_anchors(made).cells
     assert [cell.cell_type for cell in cells] == ["markdown", "markdown", "code", "code"]
-    assert cells[1].source == "".join(f'<span id="claim-K{n}"></span>' for n in range(len(ledger.VERDICTS)))
+    assert cells[1].source == "".join(f'<span id="claim-K{n}"></span>' for n in range(len(VERDICTS_OF_CLAIMS)))
 
 
 @pytest.mark.parametrize("url", ["", "https://github.com/someone/book"])
@@ -217,7 +217,7 @@ def test_widgets_of_another_kind_are_refused(with_sliders, tmp_path):
 
 # --- a chapter in one minute ---
 
-VERDICTS = "**K1** ✓ holds · **K2** ≈ holds with a caveat (preset: laptop; [ledger](ledger.ipynb))"
+VERDICTS = "**K1** ✓ holds · **K2** ≈ right direction, other size (preset: laptop; [ledger](ledger.ipynb))"
 
 
 def chapter_in_short(*last):
@@ -241,7 +241,7 @@ def test_the_box_holds_question_answer_figure_verdicts_and_times():
         "**Question.** Why?",
         "**Claim.** Its answer.",
         ":::{minute-figure} fig-a",
-        '**Verdicts.** <a href="#claim-K1">K1</a> ✓ holds · <a href="#claim-K2">K2</a> ≈ holds with a caveat',
+        '**Verdicts.** <a href="#claim-K1">K1</a> ✓ holds · <a href="#claim-K2">K2</a> ≈ right direction, other size',
         "**Time.** About 10 minutes to read, 8 minutes to run (AMD EPYC, 2 cores; preset laptop).",
     ]
     places = [box.source.index(part) for part in parts]

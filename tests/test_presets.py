@@ -261,7 +261,7 @@ CELLS = [
     (
         "",
         'import json, pathlib\npathlib.Path("done.json").write_text(json.dumps(vars(p)))\n'
-        'ledger.check("K1", True, 1.0)\nprint(ledger.verdict_line("K1"))',
+        'ledger.judge("K3", {"exponent": 0.0, "flat": 0.0})\nprint(ledger.verdict_line("K1"))',
     ),
 ]
 

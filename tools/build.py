@@ -15,7 +15,7 @@ import nbformat
 import yaml
 from nbformat import NotebookNode
 
-from lazylib.book.ledger import VERDICTS
+from lazylib.book.claims import VERDICTS
 from tools import api, download, frames, lab, minute, tables, times
 from tools.check import problems
 from tools.mend import mend
@@ -27,7 +27,7 @@ BESIDE = ("_toc.yml", "references.bib", "favicon.svg", "picture.svg")  # not pag
 STATIC = ROOT / "tools" / "static"
 VENDOR = ROOT / "_build" / "vendor"
 OWN_MODEL = "chapters/13_your_model"
-CLAIM = re.compile(rf"^([A-Z]\d+) (?:{'|'.join(VERDICTS.values())})", re.MULTILINE)  # a line of ledger.check
+CLAIM = re.compile(rf"^([A-Z]\d+) (?:{'|'.join(VERDICTS)})", re.MULTILINE)  # a line of ledger.judge
 
 
 def stage(executed: Path, into: Path, root: Path = ROOT) -> list[str]:

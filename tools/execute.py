@@ -24,7 +24,7 @@ import papermill
 import psutil
 from papermill.exceptions import PapermillExecutionError
 
-from lazylib.book import ledger
+from lazylib.book import claims, ledger
 from lazylib.runs import write
 from tools.check import problems
 from tools.clean import clean
@@ -79,8 +79,8 @@ def fingerprint(notebook: Path, preset: str, records: Path | None) -> str:
     if records:
         files += sorted({*RECORDS.rglob("*.json"), *records.rglob("*.json")})
     elif preset not in ledger.LARGER:
-        claims = [claim["id"] for claim in ledger.claims().values() if claim["chapter"] == notebook.stem]
-        files += [RECORDS / label / f"{claim}.json" for label in ledger.LARGER for claim in claims]
+        own = [claim["id"] for claim in claims.claims().values() if claim["chapter"] == notebook.stem]
+        files += [RECORDS / label / f"{id}.json" for label in ledger.LARGER for id in own]
     digest = hashlib.sha256("\0".join(parts).encode())
     for path in files:
         if path.is_file():
@@ -194,7 +194,7 @@ def not_executed(notebook: Path, output: Path, reason: str, records: Path) -> No
     """
     _state(output).unlink(missing_ok=True)  # so that it is executed the next time
     stand_in(notebook, output, reason)
-    for claim in ledger.claims().values():
+    for claim in claims.claims().values():
         if claim["chapter"] == notebook.stem and records.resolve() != RECORDS:
             for record in records.glob(f"*/{claim['id']}.json"):
                 record.unlink()

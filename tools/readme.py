@@ -21,7 +21,7 @@ from tools.pages import ROOT, chapters
 
 BUILD = ROOT / "_build"
 PICTURE_TAG = "readme"  # of the cell whose figure README.md shows
-LEGEND = "✓ holds, ≈ holds with a caveat, ✗ does not hold, ? undecided, – not run."
+LEGEND = "✓ holds, ≈ right direction, other size, ✗ does not hold, ? undecided, – not tested."
 
 
 def bench() -> str | None:

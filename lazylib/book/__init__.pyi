@@ -1,5 +1,7 @@
 from . import chapter as chapter
+from . import claims as claims
 from . import ledger as ledger
+from . import ledger_page as ledger_page
 from . import parameters as parameters
 from . import plot as plot
 from . import provenance as provenance

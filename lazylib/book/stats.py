@@ -43,6 +43,14 @@ class Estimate(NamedTuple):
         value, low, high = (round(float(number), decimals) + 0.0 for number in (self.value, self.low, self.high))
         return Estimate(value, low, high, self.n)
 
+    def minus(self, number: float) -> Estimate:
+        """What is measured, less a number that is known."""
+        return Estimate(self.value - number, self.low - number, self.high - number, self.n)
+
+    def over(self, unit: float) -> Estimate:
+        """What is measured, in units of a positive number that is known."""
+        return Estimate(self.value / unit, self.low / unit, self.high / unit, self.n)
+
     def within(self, low: float, high: float) -> bool | None:
         """Of floats: does the true value lie in (low, high)? None (undecided) if the interval does not tell.
 
@@ -57,19 +65,24 @@ class Estimate(NamedTuple):
         """The same of (claimed − margin, claimed + margin)."""
         return self.within(claimed - margin, claimed + margin)
 
-    def __str__(self) -> str:
-        """`1.98 [1.95, 2.01] (n = 10)`: as many digits as the interval supports (two of its width)."""
-        if np.ndim(self.value):
-            return f"{np.size(self.value)} estimates (n = {self.n})"
+    def text(self, most: int = 10) -> str:
+        """Of floats: `1.98 [1.95, 2.01]`, to as many digits as the interval supports (two of its width), or `most`."""
         numbers = [self.value, *(self.ci or ())]
         finite = [abs(number) for number in numbers if math.isfinite(number)]
         size, width = max(finite, default=0.0), (self.high - self.low if self.ci else 0.0)
         digits = 3  # significant ones
         if size > 0 and 0 < width < math.inf:
-            digits = min(max(1 + math.floor(math.log10(size)) - math.floor(math.log10(width)) + 1, 2), 10)
+            digits = max(1 + math.floor(math.log10(size)) - math.floor(math.log10(width)) + 1, 2)
+        digits = min(digits, most)
         exponent = math.floor(math.log10(size)) if size > 0 else 0
         style = f".{max(digits - 1 - exponent, 0)}f" if -4 <= exponent < 6 else f".{digits - 1}e"
-        return f"{self:{style}} (n = {self.n})"
+        return f"{self:{style}}"
+
+    def __str__(self) -> str:
+        """The same with n: `1.98 [1.95, 2.01] (n = 10)`."""
+        if np.ndim(self.value):
+            return f"{np.size(self.value)} estimates (n = {self.n})"
+        return f"{self.text()} (n = {self.n})"
 
     def __format__(self, spec: str) -> str:
         """Of floats: `f"{estimate:.2f}"` is `1.98 [1.95, 2.01]`, without n; with no format as `str`."""

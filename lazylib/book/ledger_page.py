@@ -1,0 +1,138 @@
+"""The ledger's page: one table a chapter, a claim with its verdict, and under it its limbs, one a line."""
+
+import html as _html
+from collections.abc import Mapping
+from typing import Any
+
+from .ledger import MARKS, NOT_RUN, SYMBOLS, asked_for, measured, number
+
+COLORS = {
+    "holds": "#cdebd8",
+    "holds at smaller scale": "#cdebd8",
+    "right direction, other size": "#fbe7b2",
+    "does not hold": "#f6cfc4",
+}
+COLUMNS = ("What is asked", "Live here", "Larger run")
+# With the page and not in a file of the book's, so that a notebook shows the table as the page does.
+STYLE = """<style>
+.ledger table { width: 100%; table-layout: fixed; text-align: left; margin-bottom: 2em; border-collapse: collapse; }
+.ledger caption { caption-side: top; text-align: left; font-weight: bold; }
+.ledger th, .ledger td { overflow-wrap: anywhere; padding: 0.15em 1em 0.15em 0; text-align: left; vertical-align: top; }
+.ledger tbody { border-top: 1px solid #8888; }
+.ledger tbody th { font-weight: normal; padding-top: 0.6em; }
+.ledger-runs td { padding-bottom: 0.8em; }
+.ledger-verdict { color: #1a1a1a; border-radius: 0.4em; padding: 0.1em 0.5em; white-space: nowrap; }
+</style>"""
+# Shows the claims of the chosen work and verdict; a table of which none is left goes too.
+FILTER = """<script>
+(() => {
+  const ledger = document.currentScript.previousElementSibling;
+  const [work, verdict] = ledger.querySelectorAll("select");
+  const claims = [...ledger.querySelectorAll("tbody")];
+  const update = () => {
+    for (const claim of claims) {
+      const { work: works, verdict: given } = claim.dataset;
+      claim.hidden = (work.value && !works.split(" ").includes(work.value))
+        || (verdict.value && given !== verdict.value);
+    }
+    for (const table of ledger.querySelectorAll("table")) {
+      table.hidden = [...table.tBodies].every((claim) => claim.hidden);
+    }
+    const shown = claims.filter((claim) => !claim.hidden).length;
+    ledger.querySelector("output").value = `${shown} of ${claims.length} claims`;
+  };
+  work.addEventListener("change", update);
+  verdict.addEventListener("change", update);
+})();
+</script>"""
+
+
+def html(rows: list[dict[str, Any]]) -> str:
+    """The rows of `ledger.table` as HTML, with filters by work and verdict.
+
+    A claim's row has the anchor ``claim-<id>`` and leads to the anchor of the same name in its chapter.
+    """
+    chapters = dict.fromkeys(row["chapter"] for row in rows)
+    parts = [_chapter([row for row in rows if row["chapter"] == chapter]) for chapter in chapters]
+    return f'{STYLE}<div class="ledger">{_filters(rows)}{"".join(parts)}</div>{FILTER}'
+
+
+def _filters(rows: list[dict]) -> str:
+    """One drop-down list for the works, one for the verdicts, and how many claims are shown."""
+    works = dict.fromkeys(work for row in rows for work in _works(row))
+    verdicts = [verdict for verdict in SYMBOLS if any(row["verdict"] == verdict for row in rows)]
+    lists = (("work", "Work", works), ("verdict", "Verdict", verdicts))
+    options = "".join(
+        f'<label>{label} <select name="{name}"><option value="">all</option>'
+        + "".join(f"<option>{_html.escape(value)}</option>" for value in values)
+        + "</select></label> "
+        for name, label, values in lists
+    )
+    return f'<p class="ledger-filter">{options}<output>{len(rows)} of {len(rows)} claims</output></p>'
+
+
+def _works(row: dict) -> list[str]:
+    return [work.strip() for work in row["work"].split(",")]
+
+
+def _chapter(rows: list[dict]) -> str:
+    title = f"{rows[0]['chapter'].split('_')[0].lstrip('0')} · {_html.escape(rows[0]['title'])}"
+    if rows[0]["link"]:
+        title = f'<a href="{_html.escape(rows[0]["link"])}.html">{title}</a>'
+    head = "".join(f'<th scope="col">{name}</th>' for name in COLUMNS)
+    return (
+        f"<table><caption>{title}</caption><thead><tr>{head}</tr></thead>{''.join(_claim(row) for row in rows)}</table>"
+    )
+
+
+def _claim(row: dict) -> str:
+    """The claim with its verdict, a line for each limb, and in which runs they were measured."""
+    source = ", ".join(filter(None, [row["work"], row["place"]]))
+    name = f"<b>{row['id']}</b>"
+    if row["link"]:
+        name = f'<a href="{_html.escape(row["link"])}.html#claim-{row["id"]}">{name}</a>'
+    reference = "" if row["reference"] is None else f" Paper: {_html.escape(number(row['reference']))}."
+    claim = (
+        f"{name} {_badge(row['verdict'])} {_html.escape(row['statement'])} <i>({_html.escape(source)})</i>{reference}"
+    )
+    lines = [f'<tr id="claim-{row["id"]}"><th colspan="3" scope="row">{claim}</th></tr>']
+    lines += [_limb(row, limb, rule) for limb, rule in row["limbs"].items()]
+    lines.append(_line("", _run(row["live"], row), _run(row["larger"], row), "ledger-runs"))
+    data = f'data-work="{_html.escape(" ".join(_works(row)))}" data-verdict="{row["verdict"]}"'
+    return f"<tbody {data}>{''.join(lines)}</tbody>"
+
+
+def _limb(row: dict, name: str, rule: Mapping[str, Any]) -> str:
+    asked = ": ".join(filter(None, [rule["says"], asked_for(rule)]))
+    beyond = " <i>(more than is claimed)</i>" if rule.get("beyond") else ""
+    found = [_found(row["id"], row[run], name) for run in ("live", "larger")]
+    return _line(_html.escape(asked) + beyond, *found)
+
+
+def _found(id: str, record: dict | None, name: str) -> str:
+    limb = record["limbs"].get(name) if record else None
+    if limb is None:
+        return "–"
+    return _html.escape(f"{MARKS[limb['answer']]} {measured(id, limb['cases'])}")
+
+
+def _line(asked: str, live: str, larger: str, kind: str = "ledger-limb") -> str:
+    cells = zip(COLUMNS, (asked, live, larger), strict=True)  # the names for where the page is too narrow for a head
+    return f'<tr class="{kind}">' + "".join(f'<td data-label="{label}">{cell}</td>' for label, cell in cells) + "</tr>"
+
+
+def _run(record: dict | None, row: dict) -> str:
+    """Preset, device, date and time; and the record's verdict where it is not the row's, or is no longer its first."""
+    if record is None:
+        return NOT_RUN
+    took = "" if record["seconds"] is None else f"; {record['seconds']:.0f} s"
+    text = f"{record['label']}; {record['device']}; {record['date']}{took}"
+    parts = [_html.escape(record["detail"]), f"<small>{_html.escape(text)}</small>"]
+    parts += [_badge(record["verdict"])] if record["verdict"] != row["verdict"] else []
+    parts += [f"<small>as first judged: {record['first']}</small>"] if record["first"] != record["verdict"] else []
+    return "<br>".join(filter(None, parts))
+
+
+def _badge(verdict: str) -> str:
+    color = COLORS.get(verdict, "#e4e4e4")
+    return f'<span class="ledger-verdict" style="background: {color}">{SYMBOLS[verdict]} {verdict}</span>'
