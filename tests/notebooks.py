@@ -19,7 +19,7 @@ from matplotlib import pyplot as plt
 
 from lazylib.runs import sweeps
 
-VERDICTS = "__verdicts__"  # name in the namespace: claim → verdict
+RECORDS = "__records__"  # name in the namespace: claim → its record
 
 
 def run_cells(
@@ -55,7 +55,7 @@ def run_cells(
         for number, source in enumerate(sources):
             namespace["In"].append(source)
             exec(compile(source, f"{Path(path).name}[{number}]", "exec"), namespace)
-        namespace[VERDICTS] = verdicts(folder)
+        namespace[RECORDS] = records(folder)
     return namespace
 
 
@@ -64,8 +64,8 @@ def run_again(
     path: str | os.PathLike,
     patches: Mapping[str, str],
     chosen: Callable[[nbformat.NotebookNode, bool], bool],
-) -> dict[str, str]:
-    """The verdicts after some cells have been run again, in a copy of the namespace that `run_cells` returned.
+) -> dict[str, Any]:
+    """Run some cells again, in a copy of the namespace that `run_cells` returned, and return that.
 
     chosen: function of a code cell, and of whether it has code to replace, that says if it is run.
     patches: as in `run_cells`, all at once, so that two can swap; AssertionError if one is in no cell that is run.
@@ -84,7 +84,8 @@ def run_again(
             exec(compile(source, Path(path).name, "exec"), namespace)
             found |= set(touched)
         assert found == set(patches), f"the cells run again have no code {set(patches) - found}"
-        return verdicts(folder)
+        namespace[RECORDS] = records(folder)
+        return namespace
 
 
 @contextlib.contextmanager
@@ -113,9 +114,35 @@ def _fit_for_processes(run: Callable, *arguments: Any) -> None:
     dumps(run)
 
 
-def verdicts(where: Mapping[str, Any] | str | os.PathLike) -> dict[str, str]:
-    """Claim → verdict, from the namespace that `run_cells` returned or from a folder of records."""
-    if isinstance(where, Mapping):
-        return where[VERDICTS]
-    records = [json.loads(file.read_text(encoding="utf-8")) for file in Path(where).rglob("*.json")]
-    return {record["id"]: record["verdict"] for record in records}
+def records(folder: str | os.PathLike) -> dict[str, dict[str, Any]]:
+    """Claim → its record, from a folder of records."""
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in Path(folder).rglob("*.json")]
+    return {record["id"]: record for record in found}
+
+
+def verdicts(namespace: Mapping[str, Any]) -> dict[str, str]:
+    """Claim → verdict, from the namespace that `run_cells` or `run_again` returned."""
+    return {id: record["verdict"] for id, record in namespace[RECORDS].items()}
+
+
+def answers(namespace: Mapping[str, Any], id: str) -> dict[str, str]:
+    """Limb of a claim → its answer."""
+    return {name: limb["answer"] for name, limb in namespace[RECORDS][id]["limbs"].items()}
+
+
+def turned(namespace: Mapping[str, Any], sound: Mapping[str, Any]) -> set[str]:
+    """The claims that do not hold for a reason that the sound run does not have: a limb that fails only here, or runs.
+
+    A claim that does not hold in the sound run either has limbs that do, so that an error can be found by it, too.
+    """
+    found = set()
+    for id, record in namespace[RECORDS].items():
+        before = sound[RECORDS].get(id, {"limbs": {}})["limbs"]
+        new = [
+            name
+            for name, limb in record["limbs"].items()
+            if limb["answer"] == "no" and not limb["asked"].get("beyond") and before.get(name, limb)["answer"] != "no"
+        ]
+        if record["verdict"] == "does not hold" and (new or not record["limbs"] or not before):
+            found.add(id)
+    return found

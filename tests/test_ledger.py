@@ -166,6 +166,7 @@ def test_works_are_in_the_bibliography():
         ({"slope": {"a": -0.1, "b": Estimate(-0.5, -0.7, -0.3, 5)}}, {}, "does not hold"),
         ({"ends": np.False_}, {}, "does not hold"),
         ({"ends": None}, {}, "undecided"),
+        ({"slope": None}, {}, "undecided"),  # nothing could be measured
         ({"ends": torch.tensor(True)}, {}, "holds"),
         ({"slope": math.inf}, {}, "does not hold"),  # a level that is never reached
         ({"more": -1.0}, {}, "holds"),  # more than is claimed
@@ -187,7 +188,7 @@ def test_below_the_least_scale_nothing_is_decided():
     [
         ("Z9", GOOD, r"a claim must be one of A1, .*, not 'Z9'\."),
         ("A1", {"slope": -1.0}, r"A1: the limbs must be slope, ends, more .*, not slope\."),
-        ("A1", {**GOOD, "slope": math.nan}, r"A1, slope: the measure must be a number or an estimate, not nan\."),
+        ("A1", {**GOOD, "slope": math.nan}, r"A1, slope: the measure must be a number, an estimate or None, not nan\."),
         ("A1", {**GOOD, "slope": Estimate(math.nan, 1.0, 2.0, 3)}, r"A1, slope: the measure .*, not Estimate.*"),
         ("A1", {**GOOD, "slope": True}, r"A1, slope: the measure must be a number .*, not True\."),
         ("A1", {**GOOD, "slope": np.array([1.0, 2.0])}, r"A1, slope: the measure .*, not array.*"),
@@ -389,7 +390,7 @@ WRONG = {
         *(
             {"slope": {"cases": {"": wrong}}, "ends": {"cases": {"": True}}, "more": {"cases": {"": 1.0}}}
             for wrong in (
-                *(math.nan, None, True, "1", [1.0], {}),
+                *(math.nan, True, "1", [1.0], {}),
                 *({**ESTIMATE, "n": n} for n in (0, -1, 2.5, "3", True)),
                 *({**ESTIMATE, "value": value} for value in (None, "1", math.nan, True)),
                 *({**ESTIMATE, "low": low} for low in (0.0, "a", [1])),

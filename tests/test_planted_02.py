@@ -1,13 +1,13 @@
 """Errors planted in the chapter on trajectories turn the claims that they break to "does not hold"."""
 
+import functools
 from pathlib import Path
 
 import pytest
 
-from tests.notebooks import run_cells, verdicts
+from tests.notebooks import answers, run_cells, turned, verdicts
 
 CHAPTER = Path(__file__).resolve().parents[1] / "chapters/02_trajectories.ipynb"
-NO = "does not hold"
 SWAPPED = {"[p.tau_nonlazy, p.tau_lazy]": "[p.tau_lazy, p.tau_nonlazy]"}
 SHORT = {  # steps, hence the flow times of all runs, a hundred times too small
     "PLANE_STEP = 0.005": "PLANE_STEP = 0.005 / 100",
@@ -17,8 +17,13 @@ UNBALANCED = {"torch.cat([a, -a, b": "torch.cat([a, a, b"}  # the second half do
 NO_CONTROL = {'"symmetrized": True': '"symmetrized": False'}
 
 
-def judged(patches: dict[str, str] | None = None) -> dict[str, str]:
-    return verdicts(run_cells(CHAPTER, patches=patches))
+def judged(patches: dict[str, str] | None = None) -> dict:
+    return run_cells(CHAPTER, patches=patches)
+
+
+@functools.cache
+def sound() -> dict:
+    return judged()
 
 
 def test_an_error_that_cannot_be_planted_is_noticed():
@@ -27,8 +32,9 @@ def test_an_error_that_cannot_be_planted_is_noticed():
 
 
 def test_without_an_error_no_claim_falls():
-    caveat = "holds with a caveat"
-    assert judged() == {"T1": "holds", "T2": caveat, "T3": "holds", "T4": caveat}
+    held = {"T1": "holds", "T2": "holds", "T3": "holds", "T4": "undecided"}  # five seeds
+    assert verdicts(sound()) == held
+    assert answers(sound(), "T2")["symmetrized"] == answers(sound(), "T4")["clocks"] == "no"  # beyond the claims
 
 
 @pytest.mark.parametrize(
@@ -37,12 +43,11 @@ def test_without_an_error_no_claim_falls():
     ids=["initialization scales swapped", "horizon a hundred times too short"],
 )
 def test_a_planted_error_turns_the_claims_that_it_breaks(patches, fallen):
-    found = judged(patches)
-    assert {id for id, verdict in found.items() if verdict == NO} >= fallen, found
+    assert turned(judged(patches), sound()) >= fallen
 
 
 def test_broken_symmetrization():
     """In the plane the lazy neurons then move, to undo h(w0); the control of T2 is no control any more."""
     found = judged(UNBALANCED | NO_CONTROL)
-    assert found["T1"] == NO, found
-    assert found["T2"] != "holds with a caveat", found
+    assert "T1" in turned(found, sound())
+    assert answers(found, "T2")["symmetrized"] == "yes"

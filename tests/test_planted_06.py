@@ -7,11 +7,10 @@ from lazylib.flows import gradient_flow
 from lazylib.nets import TwoLayer
 from lazylib.objectives import square_loss
 from lazylib.problems import teacher_student
-from tests.notebooks import run_cells, verdicts
+from tests.notebooks import answers, run_cells, turned, verdicts
 from tools.pages import ROOT
 
 CHAPTER = ROOT / "chapters" / "06_loss_landscapes.ipynb"
-CAVEAT, NO = "holds with a caveat", "does not hold"
 SMALL = {"widths": [6, 12, 40], "n": 150, "d": 30, "probes": 2, "resolution": 9, "iterations": 300.0}
 # What no error here touches is not done again: equal trainings come from a cache; curvature is in no claim.
 SHORT = {
@@ -108,21 +107,22 @@ def sound(judged):
 
 
 def test_nothing_planted_nothing_found(sound):
-    assert verdicts(sound) == {"L1": CAVEAT, "L2": CAVEAT}
+    assert verdicts(sound) == {"L1": "does not hold", "L2": "holds"}
+    counted = {"wide": "yes", "bump": "yes", "widens": "yes", "deeper": "no"}
+    assert answers(sound, "L1") == {**counted, "own": "no"} and answers(sound, "L2")["own"] == "no"
     assert sound["removed"] and sound["made"]
 
 
 @pytest.mark.parametrize("error", PLANTED)
-def test_a_planted_error_is_found(error, judged):
+def test_a_planted_error_is_found(error, judged, sound):
     claims, patches, parameters = PLANTED[error]
-    found = verdicts(judged(patches, parameters))
-    assert {claim: found[claim] for claim in claims} == dict.fromkeys(claims, NO)
+    assert turned(judged(patches, parameters), sound) >= set(claims)
 
 
 def test_an_alignment_that_does_nothing_removes_no_bump(judged):
     """The trap's own verdict can turn, too: it is the alignment that removes the bump."""
     space = judged({'"aligned": measures.align(net, w, w[0])': '"aligned": w'})
-    assert not space["removed"] and verdicts(space)["L1"] == CAVEAT
+    assert not space["removed"] and answers(space, "L1")["own"] == "yes"
 
 
 def test_copies_that_are_not_shuffled_make_no_bump(judged):

@@ -10,13 +10,13 @@ import functools
 
 import pytest
 
+from lazylib.book import claims as rules
 from tests.notebooks import run_cells, verdicts
 from tools.pages import ROOT
 
 CHAPTER = ROOT / "chapters" / "07_cifar_gap.ipynb"
 MADE = {
     "everything = cifar10_or_sample()": "from tests.made_images import gratings; everything = gratings()",
-    "LEAST = 50_000": "LEAST = 0",  # so that a small run is judged
     '"train": epoch.train_accuracy': '"train": 1.0 if alpha == 1 and gain == 1 else epoch.train_accuracy',
 }
 STANDARD = {'"float32").cpu().numpy()': '"float32").cpu().numpy() | (alpha == 1 and gain == 1)'}
@@ -60,7 +60,13 @@ PLANTED = {  # what is wrong → the claims that it breaks, lines replaced
     ),
     "a run that lasts a million times longer": (["C4"], {"T = recipe(": "T = 1e6 * recipe("}),
 }
-HOLDS = ("holds", "holds with a caveat")
+HOLDS = ("holds", "undecided")
+
+
+@pytest.fixture
+def any_scale(monkeypatch):
+    """A small run is judged as if it were none."""
+    monkeypatch.setattr(rules, "_smaller", lambda *_: False)
 
 
 @functools.cache
@@ -69,12 +75,12 @@ def sound() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("claim", ["C1", "C2", "C3", "C4"])
-def test_nothing_planted_nothing_found(claim):
+def test_nothing_planted_nothing_found(claim, any_scale):
     assert sound()[claim] in HOLDS
 
 
 @pytest.mark.parametrize("error", PLANTED)
-def test_a_planted_error_is_found(error):
+def test_a_planted_error_is_found(error, any_scale):
     claims, patches = PLANTED[error]
     # a patch of the stand-in itself comes first, so that it finds its line
     own = {old: new for old, new in patches.items() if old in next(iter(STANDARD.values()))}
@@ -94,4 +100,4 @@ def test_on_other_images_the_claims_are_not_run():
         "everything = replace(gratings(), name='Fashion-MNIST, sample')"
     }
     found = verdicts(run_cells(CHAPTER, patches=other, parameters=SMALL))
-    assert found == dict.fromkeys(["C1", "C2", "C3", "C4"], "not run at this scale")
+    assert found == dict.fromkeys(["C1", "C2", "C3", "C4"], "not tested at this scale")

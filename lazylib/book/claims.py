@@ -106,8 +106,8 @@ def weigh(id: str, measures: Mapping[str, Any], parameters: Mapping[str, Any] | 
     Args:
         id: of the claim.
         measures: limb → its measure: a `stats.Estimate`, decided by its whole interval; a number, decided by itself;
-            True, False or None (open) for a limb without bounds; or a dict of these, case → measure, all of which
-            must be as the limb asks.
+            True or False for a limb without bounds; None where nothing could be measured, which leaves it open; or a
+            dict of these, case → measure, all of which must be as the limb asks.
         parameters: of the run, against the claim's `least` and `scale`; of a list the largest counts.
 
     Raises:
@@ -159,15 +159,17 @@ def _plain(name: str, value: Any, bounded: bool) -> Any:
         return Estimate(float(value.value), float(value.low), float(value.high), int(value.n))
     if bounded and isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value):
         return float(value)
-    if not bounded and (value is None or isinstance(value, bool)):
+    if value is None or (not bounded and isinstance(value, bool)):
         return value
-    kinds = "a number or an estimate" if bounded else "True, False or None"
+    kinds = "a number, an estimate or None" if bounded else "True, False or None"
     raise ValueError(f"{name}: the measure must be {kinds}, not {' '.join(repr(value).split())[:60]}.")
 
 
 def _answer(rule: Mapping[str, Any], value: Any) -> str:
+    if value is None:
+        return "open"
     if "within" not in rule:
-        return "open" if value is None else "yes" if value else "no"
+        return "yes" if value else "no"
     inside = [_inside(value, *rule[name]) for name in ("within", "size") if name in rule]
     if inside[0] is False:
         return "no"
