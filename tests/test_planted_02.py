@@ -17,6 +17,14 @@ UNBALANCED = {"torch.cat([a, -a, b": "torch.cat([a, a, b"}  # the second half do
 NO_CONTROL = {'"symmetrized": True': '"symmetrized": False'}
 
 
+PLANTED = {  # what is wrong → lines replaced, claims that fall
+    "initialization scales swapped": (SWAPPED, {"T1", "T2", "T3"}),
+    "horizon a hundred times too short": (SHORT, {"T1", "T2", "T3", "T4"}),
+    "the symmetrization is broken": (UNBALANCED | NO_CONTROL, {"T1"}),
+}
+CAUGHT = [fallen for _, fallen in PLANTED.values()]  # for each error the claims that find it
+
+
 def judged(patches: dict[str, str] | None = None) -> dict:
     return run_cells(CHAPTER, patches=patches)
 
@@ -37,17 +45,7 @@ def test_without_an_error_no_claim_falls():
     assert answers(sound(), "T2")["symmetrized"] == answers(sound(), "T4")["clocks"] == "no"  # beyond the claims
 
 
-@pytest.mark.parametrize(
-    ("patches", "fallen"),
-    [(SWAPPED, {"T1", "T2", "T3"}), (SHORT, {"T1", "T2", "T3", "T4"})],
-    ids=["initialization scales swapped", "horizon a hundred times too short"],
-)
+@pytest.mark.parametrize(("patches", "fallen"), PLANTED.values(), ids=PLANTED)
 def test_a_planted_error_turns_the_claims_that_it_breaks(patches, fallen):
+    """Without symmetrization the lazy neurons move in the plane, to undo h(w0)."""
     assert turned(judged(patches), sound()) >= fallen
-
-
-def test_broken_symmetrization():
-    """In the plane the lazy neurons then move, to undo h(w0); the control of T2 is no control any more."""
-    found = judged(UNBALANCED | NO_CONTROL)
-    assert "T1" in turned(found, sound())
-    assert answers(found, "T2")["symmetrized"] == "yes"

@@ -57,6 +57,7 @@ PLANTED = {  # what is wrong → the claims that it breaks, lines replaced, para
     "d missing in the gradient for b": (["P4"], {"x, y, b_metric=p.d": "x, y, b_metric=1.0"}, SHORT_P1_P3_P5),
     "flow of P5 not converged": (["P5"], {}, {**SHORT_P1_P4, "few_time": 100.0}),
 }
+CAUGHT = [set(claims) for claims, *_ in PLANTED.values()]  # for each error the claims that find it
 SOUND = {"P1": "holds", "P2": "holds", "P3": "holds", "P4": "holds at smaller scale", "P5": "does not hold"}
 
 

@@ -56,6 +56,9 @@ S2 = {
 }
 
 
+CAUGHT = [{"S1"}] * len(S1) + [{"S2"}] * len(S2)  # for each error the claims that find it
+
+
 @functools.cache
 def sound() -> dict:
     return run_cells(CHAPTER)

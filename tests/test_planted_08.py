@@ -24,6 +24,9 @@ PLANTED = {  # what is wrong → lines replaced
 }
 
 
+CAUGHT = [{"W1"}] * len(PLANTED)  # for each error the claims that find it
+
+
 @functools.cache
 def sound() -> dict:
     return run_cells(CHAPTER, parameters=SHORT)

@@ -80,6 +80,9 @@ PLANTED = {  # what is wrong → code to replace, sweeps to run again, claims th
 }
 
 
+CAUGHT = [broken for *_, broken in PLANTED.values()]  # for each error the claims that find it
+
+
 @pytest.fixture(scope="module")
 def chapter():
     """The chapter's namespace after an unchanged run."""

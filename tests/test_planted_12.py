@@ -57,6 +57,11 @@ AFTER_THEM = {
 }
 
 
+CAUGHT = [
+    set(claims) for claims, _ in [*IN_THE_FLOWS.values(), *AFTER_THEM.values()]
+]  # for each error the claims that find it
+
+
 @pytest.fixture(scope="module")
 def store():
     with tempfile.TemporaryDirectory() as folder:

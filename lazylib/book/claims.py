@@ -8,6 +8,7 @@ fail alone; its rule is data, fixed (``since``) before the run that it judges::
     statement = "…"
     chapter = "11_kernel_evolution"
     since = "2026-11-25"             # when its rules were fixed; `changed` says what was changed later, and why
+    planted = 4                      # errors planted in the chapter that it finds, tests/test_planted_11.py
     unit = "seed"                    # what an interval is over
     scale = { n = 10000 }            # parameters of the published run: below them a claim holds "at smaller scale"
     least = { n = 50000 }            # below these it is not tested at all

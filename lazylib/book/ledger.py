@@ -116,9 +116,10 @@ def measured(id: str, cases: Mapping[str, Any]) -> str:
 def _case(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {True: "yes", False: "no", None: "open"}[value]
-    if isinstance(value, Estimate):
-        return value.text(most=4).replace("-", "−")
-    return number(value) if value == 0 or abs(value) >= 1e-6 else "below 1e−06"  # a machine's rounding is no number
+    numbers = [value.value, *(value.ci or ())] if isinstance(value, Estimate) else [value]
+    if 0 < max(map(abs, numbers)) < 1e-6:
+        return "below 1e−06"  # a machine's rounding is no number
+    return value.text(most=4).replace("-", "−") if isinstance(value, Estimate) else number(value)
 
 
 def number(value: Any) -> str:

@@ -97,7 +97,12 @@ def _claim(row: dict) -> str:
     )
     lines = [f'<tr id="claim-{row["id"]}"><th colspan="3" scope="row">{claim}</th></tr>']
     lines += [_limb(row, limb, rule) for limb, rule in row["limbs"].items()]
-    lines.append(_line("", _run(row["live"], row), _run(row["larger"], row), "ledger-runs"))
+    history = f"Rules of {row['since']}."
+    history += f" Changed {_html.escape(row['changed'])}" if "changed" in row else ""
+    planted = row.get("planted", 0)
+    history += f" Planted errors that it finds: {planted}." if planted else ""
+    runs = (_run(row[name], row) for name in ("live", "larger"))
+    lines.append(_line(f"<small>{history}</small>", *runs, "ledger-runs"))
     data = f'data-work="{_html.escape(" ".join(_works(row)))}" data-verdict="{row["verdict"]}"'
     return f"<tbody {data}>{''.join(lines)}</tbody>"
 
