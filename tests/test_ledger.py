@@ -280,6 +280,16 @@ def test_a_record_is_weighed_by_the_rules_as_they_stand_now(book):
     assert "as first judged: holds" in ledger_page.html([row])
 
 
+def test_the_export_is_plain_json(book):
+    ledger.judge("A1", {**GOOD, "slope": {"a": Estimate(-1.0, math.nan, math.nan, 2), "b": -math.inf}})
+    row = json.loads(ledger.exported(ledger.table()), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))[0]
+    assert row["id"] == "A1" and row["limbs"]["slope"]["within"] == [None, -0.5]
+    assert row["live"]["limbs"]["slope"]["cases"] == {
+        "a": {"value": -1.0, "low": None, "high": None, "n": 2},
+        "b": None,
+    }
+
+
 def test_changed_runs_never_reach_the_paper_folder(root):
     ledger.start("paper", {})
     judge("A1")

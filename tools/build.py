@@ -16,6 +16,7 @@ import yaml
 from nbformat import NotebookNode
 
 from lazylib.book.claims import VERDICTS
+from lazylib.book.ledger import exported, table
 from tools import api, download, frames, lab, minute, tables, times
 from tools.check import problems
 from tools.mend import mend
@@ -67,6 +68,8 @@ def stage(executed: Path, into: Path, root: Path = ROOT) -> list[str]:
             content = nbformat.read(executed / notebook, as_version=4)
             if page == LEDGER:
                 content = with_gaps(content, executed, names)
+                (into / "_extra" / "_data").mkdir(parents=True, exist_ok=True)
+                (into / "_extra" / "_data" / "ledger.json").write_text(exported(table()), encoding="utf-8")
             offer = into / download.OFFERED / notebook
             offer.parent.mkdir(parents=True, exist_ok=True)
             nbformat.write(content, offer)

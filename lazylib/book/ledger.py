@@ -130,7 +130,11 @@ def number(value: Any) -> str:
 def _give(id: str, judgement: Judgement, why: str, device: str | None) -> None:
     since, rules = _run["since"], claim(id)["limbs"]
     limbs = {
-        name: {"answer": found.answer, "asked": rules[name], "cases": {k: _entry(v) for k, v in found.cases.items()}}
+        name: {
+            "answer": found.answer,
+            "asked": _plain(rules[name]),
+            "cases": {k: _entry(v) for k, v in found.cases.items()},
+        }
         for name, found in judgement.limbs.items()
     }
     record = {
@@ -149,9 +153,9 @@ def _give(id: str, judgement: Judgement, why: str, device: str | None) -> None:
 
 
 def _entry(value: Any) -> Any:
-    """A measure as JSON: an interval that is not known, or has no end, is null there."""
+    """A measure as JSON: an interval that is not known, or has no end, is null there, and inf a text."""
     if not isinstance(value, Estimate):
-        return value
+        return str(value) if isinstance(value, float) and math.isinf(value) else value
     low, high = (end if math.isfinite(end) else None for end in (value.low, value.high))
     return {"value": value.value, "low": low, "high": high, "n": value.n}
 
@@ -165,7 +169,7 @@ def _measure(entry: Any) -> Any:
         if any(type(end) not in (int, float) for end in ends) or ends[1] > ends[2]:
             raise ValueError("it is no estimate")
         return Estimate(ends[0], ends[1], ends[2], entry["n"])
-    return entry
+    return float(entry) if entry in ("inf", "-inf") else entry
 
 
 def verdict_line(*ids: str) -> str:
@@ -238,6 +242,22 @@ def summary(rows: list[dict[str, Any]]) -> str:
     return f"{len(rows)} claims: {parts}"
 
 
+def exported(rows: list[dict[str, Any]]) -> str:
+    """The rows of `table` as JSON, as `chapters/claims.toml` and the records have them: no NaN, no infinity."""
+    return json.dumps(_plain(rows), indent=1, ensure_ascii=False, allow_nan=False, default=_jsonable) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """As in a record: estimates are dicts, and a bound that is none is null."""
+    if isinstance(value, Estimate):
+        return _entry(value)
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _root() -> Path:
     return Path(os.environ.get("LAZYLIB_LEDGER") or repository() / RECORDS).expanduser()
 
@@ -249,7 +269,7 @@ def _path(label: str, id: str) -> Path:
 def _store(record: dict) -> None:
     """Write the record whole or not at all."""
     path = _root() / _path(record["label"], record["id"])
-    text = json.dumps(record, indent=1, ensure_ascii=False, default=_jsonable)
+    text = json.dumps(record, indent=1, ensure_ascii=False, default=_jsonable, allow_nan=False)
     try:
         write(path, lambda file: file.write_text(text + "\n", encoding="utf-8"))
     except OSError as error:

@@ -101,8 +101,8 @@ def _claim(row: dict) -> str:
     history += f" Changed {_html.escape(row['changed'])}" if "changed" in row else ""
     planted = row.get("planted", 0)
     history += f" Planted errors that it finds: {planted}." if planted else ""
-    runs = (_run(row[name], row) for name in ("live", "larger"))
-    lines.append(_line(f"<small>{history}</small>", *runs, "ledger-runs"))
+    live, larger = (_run(row[name], row) for name in ("live", "larger"))
+    lines.append(_line(f"<small>{history}</small>", live, larger, "ledger-runs"))
     data = f'data-work="{_html.escape(" ".join(_works(row)))}" data-verdict="{row["verdict"]}"'
     return f"<tbody {data}>{''.join(lines)}</tbody>"
 
