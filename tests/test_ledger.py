@@ -260,10 +260,12 @@ def test_what_a_run_cannot_test_says_why(root, capsys):
 # --- records ---
 
 
-def test_an_interval_that_is_not_known_survives_the_record():
-    ledger.judge("A1", {**GOOD, "slope": {"a": Estimate(-1.0, math.nan, math.nan, 2), "b": SLOPE}})
-    cases = ledger.table()[0]["live"]["limbs"]["slope"]["cases"]
-    assert cases["a"].ci is None and cases["a"].n == 2 and cases["b"] == SLOPE
+def test_what_json_has_not_survives_the_record():
+    ledger.judge("A1", {**GOOD, "slope": {"a": Estimate(-1.0, math.nan, math.nan, 2), "b": SLOPE, "c": math.inf}})
+    row = ledger.table()[0]
+    cases = row["live"]["limbs"]["slope"]["cases"]
+    assert cases["a"].ci is None and cases["a"].n == 2 and cases["b"] == SLOPE and cases["c"] == math.inf
+    assert row["verdict"] == "does not hold"  # inf is a level that is never reached
 
 
 def test_a_record_is_weighed_by_the_rules_as_they_stand_now(book):

@@ -27,6 +27,7 @@ from tools.vendor import NotFetched, vendor
 BESIDE = ("_toc.yml", "references.bib", "favicon.svg", "picture.svg")  # not pages, but needed for them
 STATIC = ROOT / "tools" / "static"
 VENDOR = ROOT / "_build" / "vendor"
+EXPORTED = 'All of this is also a file: <a href="../_data/ledger.json" download>ledger.json</a>.'
 OWN_MODEL = "chapters/13_your_model"
 CLAIM = re.compile(rf"^([A-Z]\d+) (?:{'|'.join(VERDICTS)})", re.MULTILINE)  # a line of ledger.judge
 
@@ -68,6 +69,7 @@ def stage(executed: Path, into: Path, root: Path = ROOT) -> list[str]:
             content = nbformat.read(executed / notebook, as_version=4)
             if page == LEDGER:
                 content = with_gaps(content, executed, names)
+                content.cells.append(nbformat.v4.new_markdown_cell(EXPORTED, id="exported"))
                 (into / "_extra" / "_data").mkdir(parents=True, exist_ok=True)
                 (into / "_extra" / "_data" / "ledger.json").write_text(exported(table()), encoding="utf-8")
             offer = into / download.OFFERED / notebook
