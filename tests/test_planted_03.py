@@ -72,6 +72,14 @@ def test_nothing_planted_nothing_found():
     assert answers(sound(), "P5") == {"global": "yes", "stuck": "yes", "minimum": "no"}
 
 
+def test_one_seed_for_all_trials_decides_nothing():
+    """Trials that agree to the last bit are one."""
+    patches = {"problem = teacher_student(seed, d=p.d, n=p.n, n_test=p.n, dtype=F64)":
+               "seed = 0\n    problem = teacher_student(seed, d=p.d, n=p.n, n_test=p.n, dtype=F64)"}  # fmt: skip
+    found = run_cells(CHAPTER, patches=patches, parameters=SHORT_P4_P5)
+    assert answers(found, "P1")["tangent"] == "open" and verdicts(found)["P1"] == "undecided"
+
+
 @pytest.mark.parametrize("error", PLANTED)
 def test_a_planted_error_is_found(error):
     claims, patches, parameters = PLANTED[error]

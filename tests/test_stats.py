@@ -311,3 +311,11 @@ def test_an_estimate_is_rounded_as_a_whole():
     assert found.rounded(1) == (5.7, 0.0, 12.3, 3) and str(found.rounded(1).low) == "0.0"  # no -0.0
     unknown = Estimate(1.0, math.nan, math.nan, 1).significant(2)
     assert unknown.value == 1.0 and unknown.ci is None
+
+
+def test_the_same_unit_counted_several_times_tells_nothing():
+    """As when every trial has the same seed; that a difference is zero in every trial is possible, though."""
+    assert estimate([0.3, 0.3, 0.3]).ci is None and estimate([0.3] * 20).ci is None
+    assert estimate([0.3, 0.3, np.nextafter(0.3, 1)]).ci is not None
+    assert estimate([0.0, 0.0, 0.0]).ci == (0, 0)
+    assert power_law([1.0, 2.0, 4.0], [[3.0, 6.0, 13.0]] * 5).ci is None

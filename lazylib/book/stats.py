@@ -107,7 +107,8 @@ def estimate(
     the statistic without unit i; for a mean that is the ordinary one. From ten on, units are drawn with replacement
     (bootstrap), and the interval is the *expanded percentile* one: percentiles moved out so that for a mean it agrees
     with Student's t, where plain percentiles are too narrow (90 % instead of 95 % at n = 10). Fewer units than three
-    can't tell how much they vary: their interval is NaN, unknown.
+    can't tell how much they vary: their interval is NaN, unknown. So is that of units which agree to the last bit in
+    anything but zero: they are one unit, counted several times.
 
     How often it covers the mean, from samples of 3, 5 and 10 (20 000 each): normal law 95, 95, 94 %; gamma law of
     shape 4 93, 93, 93 %; uniform 92, 93, 95 %; lognormal with σ = ½ 92, 91, 92 %; exponential 89, 88, 90 %.
@@ -149,7 +150,7 @@ def estimate(
 def _interval(rows, statistic, value, confidence, resamples, seed) -> tuple[np.ndarray, np.ndarray]:
     """See `estimate`."""
     n = len(rows)
-    if n < 3:
+    if n < 3 or (rows.any() and (rows == rows[0]).all()):
         return np.full(value.shape, np.nan), np.full(value.shape, np.nan)
     if n >= MANY:
         tail = _tail(confidence, n)
