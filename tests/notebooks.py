@@ -6,6 +6,7 @@ For tests that plant an error in a chapter: no kernel is started, so a run costs
 import contextlib
 import json
 import os
+import symtable
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from matplotlib import pyplot as plt
 
 from lazylib.runs import sweeps
 
+DRAWING = ("plt.", "chapter.rows(", "widgets.explore(")
 RECORDS = "__records__"  # name in the namespace: claim → its record
 
 
@@ -27,12 +29,15 @@ def run_cells(
     preset: str | None = "smoke",
     patches: Mapping[str, str] | None = None,
     parameters: Mapping[str, Any] | None = None,
+    whole: bool | None = None,
 ) -> dict[str, Any]:
     """Execute the code cells in order, in one namespace, and return it.
 
     preset: value of the parameter ``preset``; None leaves the notebook's own.
     patches: old → new, replaced wherever old occurs in a code cell; AssertionError if it occurs nowhere.
     parameters: further parameters, by name.
+    whole: False leaves out what no verdict depends on: what is only drawn, and what comes after the last verdict. By
+        default that is left out where code was replaced, so that a chapter without errors runs as it is.
 
     Records of claims go to a temporary folder; `verdicts` of the namespace gives what they say.
     What a cell raises is raised here.
@@ -42,6 +47,8 @@ def run_cells(
     for old, new in (patches or {}).items():
         assert any(old in source for source in sources), f"{Path(path).name} has no code {old!r} to replace"
         sources = [source.replace(old, new) for source in sources]
+    if any("judge(" in source for source in sources) and not (whole if whole is not None else not patches):
+        sources = _without_decoration(sources)
 
     injected = dict(parameters or {}, **({} if preset is None else {"preset": preset}))
     at = [i for i, cell in enumerate(cells) if "parameters" in cell.metadata.get("tags", [])]
@@ -67,14 +74,16 @@ def run_again(
 ) -> dict[str, Any]:
     """Run some cells again, in a copy of the namespace that `run_cells` returned, and return that.
 
-    chosen: function of a code cell, and of whether it has code to replace, that says if it is run.
+    chosen: function of a code cell, and of whether it has code to replace, that says if it is run. Cells that are only
+        drawn, or come after the last verdict, are not.
     patches: as in `run_cells`, all at once, so that two can swap; AssertionError if one is in no cell that is run.
     """
     namespace, found = dict(namespace), set()
     with _running() as folder:
-        for cell in nbformat.read(path, as_version=4).cells:
-            touched = [old for old in patches if cell.cell_type == "code" and old in cell.source]
-            if cell.cell_type != "code" or not chosen(cell, bool(touched)):
+        cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+        for cell, needed in zip(cells, _without_decoration([cell.source for cell in cells]), strict=False):
+            touched = [old for old in patches if old in cell.source]
+            if not needed or not chosen(cell, bool(touched)):
                 continue
             source = cell.source
             for k, old in enumerate(touched):
@@ -88,6 +97,28 @@ def run_again(
         return namespace
 
 
+def _without_decoration(sources: list[str]) -> list[str]:
+    """The cells, of which those that are only drawn, or come after the last verdict, are empty now."""
+    kept, needed = [], set[str]()  # from the last verdict back: what later cells use is not only drawn
+    for source in reversed(sources[: 1 + max(i for i, source in enumerate(sources) if "judge(" in source)]):
+        made, used = _names(source)
+        only_drawn = any(name in source for name in DRAWING) and not made & needed
+        needed |= set() if only_drawn else used
+        kept.append("" if only_drawn else source)
+    return kept[::-1]
+
+
+def _names(source: str) -> tuple[set[str], set[str]]:
+    """The names that a cell makes for others, and those that it has from others."""
+    tables = [symtable.symtable(source, "cell", "exec")]
+    made = {symbol.get_name() for symbol in tables[0].get_symbols() if symbol.is_assigned() or symbol.is_imported()}
+    used = {symbol.get_name() for symbol in tables[0].get_symbols() if symbol.is_referenced()}
+    for table in tables:  # it grows
+        tables += table.get_children()
+        used |= {symbol.get_name() for symbol in table.get_symbols() if symbol.is_global()}
+    return made, used - made
+
+
 @contextlib.contextmanager
 def _running() -> Iterator[str]:
     """Cells may run: records go to the folder that this yields, nothing is shown, and figures are closed."""
@@ -95,6 +126,7 @@ def _running() -> Iterator[str]:
         tempfile.TemporaryDirectory() as folder,
         mock.patch.dict(os.environ, {"LAZYLIB_LEDGER": folder}),
         mock.patch.object(sweeps, "_check_arguments", _fit_for_processes),
+        mock.patch("lazylib.runs.sweep", _kept),
         mock.patch("lazylib.book.widgets.explore"),  # dozens of pictures that no verdict depends on
         matplotlib.rc_context(),
     ):
@@ -103,6 +135,14 @@ def _running() -> Iterator[str]:
             yield folder
         finally:
             plt.close("all")
+
+
+STORE = tempfile.TemporaryDirectory()  # of finished cells, for as long as this process lives
+
+
+def _kept(run: Callable, grid: Mapping, fixed: Mapping | None = None, store: Any = None, n_jobs: Any = None) -> Any:
+    """A sweep that takes from a store the cells that an error does not touch: their keys hold all they are made of."""
+    return sweeps.sweep(run, grid, fixed, store or STORE.name, n_jobs)
 
 
 _check = sweeps._check_arguments
