@@ -142,7 +142,12 @@ STORE = tempfile.TemporaryDirectory()  # of finished cells, for as long as this 
 
 def _kept(run: Callable, grid: Mapping, fixed: Mapping | None = None, store: Any = None, n_jobs: Any = None) -> Any:
     """A sweep that takes from a store the cells that an error does not touch: their keys hold all they are made of."""
-    return sweeps.sweep(run, grid, fixed, store or STORE.name, n_jobs)
+    try:
+        return sweeps.sweep(run, grid, fixed, store or STORE.name, n_jobs)
+    except TypeError as error:
+        if store is None and "without store" in str(error):
+            return sweeps.sweep(run, grid, fixed, None, n_jobs)
+        raise
 
 
 _check = sweeps._check_arguments

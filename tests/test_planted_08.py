@@ -43,5 +43,5 @@ def test_a_planted_error_is_found(error):
 
 
 def test_a_kernel_that_does_not_change_is_lazy():
-    patches = {"float(kernel_change(net, w, w + v, probe))": "1e-9 * (1 + seed)"}
+    patches = {"float(kernel_change(net, w, w + v, probe))": "1e-9 * float(kernel_change(net, w, w + v, probe))"}
     assert answers(run_cells(CHAPTER, patches=patches, parameters=SHORT), "W1")["lazy"] == "yes"
