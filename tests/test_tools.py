@@ -116,6 +116,13 @@ def test_two_executions_of_a_notebook_are_the_same_file_after_cleaning():
     assert nbformat.writes(first) == nbformat.writes(second)
 
 
+def test_a_stream_is_one_piece_wherever_the_kernel_cut_it():
+    pieces = [("stdout", "a\n"), ("stdout", "b"), ("stderr", "c"), ("stdout", "d")]
+    page = notebook(code("", *(new_output("stream", name=name, text=text) for name, text in pieces)))
+    kept = [(out.name, out.text) for out in clean(page).cells[0].outputs]
+    assert kept == [("stdout", "a\nb"), ("stderr", "c"), ("stdout", "d")]
+
+
 def test_cleaning_keeps_what_a_reader_needs():
     page = clean(widgets("a" * 31))
     assert [output.get("text") for output in page.cells[1].outputs] == ["a warning\n"]

@@ -1,12 +1,13 @@
 """Make an executed notebook fit for a page and for version control.
 
 Executing the same notebook twice must give the same file, or every execution would be a change. So what
-depends on the clock goes: time stamps, progress bars. Identifiers drawn at random (widget models) are
+depends on the clock goes: time stamps, progress bars, cuts in a stream. Identifiers drawn at random (widget models) are
 numbered instead.
 """
 
 import json
 import re
+from collections.abc import Iterable
 
 from nbformat import NotebookNode
 
@@ -21,10 +22,22 @@ def clean(notebook: NotebookNode) -> NotebookNode:
         for key in ("papermill", "execution", "scrolled"):
             cell.metadata.pop(key, None)
         if cell.cell_type == "code":
-            cell.outputs = [out for out in cell.outputs if not _is_progress(out, _models(notebook))]
+            cell.outputs = _joined(out for out in cell.outputs if not _is_progress(out, _models(notebook)))
     notebook.metadata.pop("papermill", None)
     _keep_used_widgets(notebook)
     return notebook
+
+
+def _joined(outputs: Iterable[NotebookNode]) -> list[NotebookNode]:
+    """Neighbouring pieces of one stream as one: where a kernel cuts it depends on the clock."""
+    found: list[NotebookNode] = []
+    for output in outputs:
+        before = found[-1] if found else None
+        if before and output.output_type == before.output_type == "stream" and output.name == before.name:
+            before.text += output.text
+        else:
+            found.append(output)
+    return found
 
 
 def _models(notebook: NotebookNode) -> dict:
