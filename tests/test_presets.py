@@ -261,7 +261,7 @@ CELLS = [
     (
         "",
         'import json, pathlib\npathlib.Path("done.json").write_text(json.dumps(vars(p)))\n'
-        'ledger.judge("K3", {"exponent": 0.0, "flat": 0.0})\nprint(ledger.verdict_line("K1"))',
+        'ledger.judge("K3", {"exponent": 0.0, "flat": 0.0})\nprint(ledger.verdict_line("K3"))',
     ),
 ]
 
@@ -330,9 +330,9 @@ def test_papermill_runs_with_changed_parameters(notebook):
         "m": 2,
         "symmetrized": False,
     }
-    record = json.loads((notebook.parent / "ledger/smoke-changed/K1.json").read_text())
+    record = json.loads((notebook.parent / "ledger/smoke-changed/K3.json").read_text())
     assert record["parameters"] == {"taus": [1.0, 2.5], "m": 2, "symmetrized": False}
-    assert "**K1** ✓ holds" in nbformat.read(notebook.parent / "out.ipynb", 4).cells[-1].outputs[-1].text
+    assert "**K3** ✓ holds" in nbformat.read(notebook.parent / "out.ipynb", 4).cells[-1].outputs[-1].text
 
 
 EXECUTE = "import nbclient, nbformat; nbclient.NotebookClient(nbformat.read('chapter.ipynb', 4)).execute()"

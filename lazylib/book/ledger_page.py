@@ -15,7 +15,7 @@ COLORS = {
 COLUMNS = ("What is asked", "Live here", "Larger run")
 # With the page and not in a file of the book's, so that a notebook shows the table as the page does.
 STYLE = """<style>
-.ledger table { width: 100%; table-layout: fixed; text-align: left; margin-bottom: 2em; border-collapse: collapse; }
+.ledger table { text-align: left; margin-bottom: 2em; border-collapse: collapse; }
 .ledger caption { caption-side: top; text-align: left; font-weight: bold; }
 .ledger th, .ledger td { overflow-wrap: anywhere; padding: 0.15em 1em 0.15em 0; text-align: left; vertical-align: top; }
 .ledger tbody { border-top: 1px solid #8888; }
@@ -79,9 +79,12 @@ def _chapter(rows: list[dict]) -> str:
     title = f"{rows[0]['chapter'].split('_')[0].lstrip('0')} · {_html.escape(rows[0]['title'])}"
     if rows[0]["link"]:
         title = f'<a href="{_html.escape(rows[0]["link"])}.html">{title}</a>'
-    head = "".join(f'<th scope="col">{name}</th>' for name in COLUMNS)
+    # widths in the elements themselves: a theme's style of tables counts for more than the page's own
+    widths = zip(COLUMNS, ("36%", "32%", "32%"), strict=True)
+    head = "".join(f'<th scope="col" style="width: {width}">{name}</th>' for name, width in widths)
     return (
-        f"<table><caption>{title}</caption><thead><tr>{head}</tr></thead>{''.join(_claim(row) for row in rows)}</table>"
+        f'<table style="table-layout: fixed; width: 100%"><caption>{title}</caption>'
+        f"<thead><tr>{head}</tr></thead>{''.join(_claim(row) for row in rows)}</table>"
     )
 
 
