@@ -61,7 +61,7 @@ PLANTED = {  # what is wrong → the claims that it breaks, lines replaced
     "a run that lasts a million times longer": (["C4"], {"T = recipe(": "T = 1e6 * recipe("}),
 }
 CAUGHT = [set(claims) for claims, _ in PLANTED.values()]  # for each error the claims that find it
-HOLDS = ("holds", "undecided")
+HOLDS = ("holds",)
 
 
 @pytest.fixture
