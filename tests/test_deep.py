@@ -166,7 +166,7 @@ def test_on_the_span_of_the_inputs_the_flow_is_the_same():
     net, other = FullyConnected(30, 20, 2), inputs(9, 30, seed=1)
     objective = soft_hinge(net, net.init([0, 1], dtype=F64), inputs(12, 30), classes(12), [2.0, 20.0])
     short, lift = on_span(objective)
-    flow, whole = (gradient_flow(part, 1e8, rtol=0.01) for part in (short, objective))
+    flow, whole = (gradient_flow(part, 1e8, rtol=0.003) for part in (short, objective))
     assert flow.reached.all()
     assert torch.allclose(objective.outputs(lift(flow.u), other), objective.outputs(whole.u, other), atol=2e-2)
 

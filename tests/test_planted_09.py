@@ -54,7 +54,7 @@ PLANTED = {  # what is wrong → code to replace, sweeps to run again, claims th
         ["ends"],
         {"B4"},
     ),
-    "B4 in the feature regime": ({"alpha = alpha0 *": "alpha = 1e-3 * alpha0 *"}, ["ends"], {"B4"}),
+    "B4 in the feature regime": ({"alpha = alpha0 *": "alpha = 1e-2 * alpha0 *"}, ["ends"], {"B4"}),
 }
 
 

@@ -88,7 +88,12 @@ def file() -> dict[str, Any]:
     path = repository() / "chapters/claims.toml"
     if not path.exists():
         raise ValueError(f"chapters/claims.toml must be in or above the working directory {Path.cwd()}.")
-    return tomllib.loads(path.read_text(encoding="utf-8"))
+    return _parsed(path.read_text(encoding="utf-8"))
+
+
+@lru_cache(maxsize=4)  # a chapter asks for it dozens of times
+def _parsed(text: str) -> dict[str, Any]:
+    return tomllib.loads(text)
 
 
 @lru_cache

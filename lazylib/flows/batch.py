@@ -189,7 +189,7 @@ class Integrator:
             steer.h[refused] = rkc.after_failure(steer.h[refused], error[~good])
             self.slots[self._on_device(refused), 1:4] = 0.0  # may hold NaN
         first = steer.radius[rows] == 0
-        due = rkc.probes_due(steer.h[rows], steer.radius[rows], steer.steps[rows], steer.failures[rows])
+        due = rkc.probes_due(steer.steps[rows], steer.failures[rows])
         steer.probes[rows] = np.where(first, rkc.FIRST_PROBES, due)
         steer.j[rows] = 0
         self._begin(rows[steer.probes[rows] == 0])

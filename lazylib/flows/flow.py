@@ -39,7 +39,7 @@ def gradient_flow(
 
     The error of one step may be, in the outputs, rtol times the root mean square of the residual or, where that is
     larger, of the targets; and in the displacement u = w − w0, rtol·‖u‖, or less where u is not small: an error of
-    the features stays for good, so the tolerance is divided by 30 ‖u‖/‖w‖ where that exceeds 1.
+    the features stays for good, so the tolerance is divided by 10 ‖u‖/‖w‖ where that exceeds 1.
     The default leaves the test loss at the end within a few per mille of a converged flow in and near the lazy
     regime, and within a few per cent deep in the feature-learning one (measured by ``make bench``).
 

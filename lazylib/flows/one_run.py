@@ -108,7 +108,7 @@ class _Single:
                     return "stalled" if np.isfinite(run.out).all() else "diverged"
             if self.evals >= max_evals:
                 return "stalled"
-            probes = int(rkc.probes_due(h, radius, self.steps, failures))
+            probes = int(rkc.probes_due(self.steps, failures))
 
     def _error(self, h: float, radius: float, targets: float) -> float:
         """The error of the step: see ``Integrator._error``."""

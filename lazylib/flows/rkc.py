@@ -13,7 +13,7 @@ DAMPING = 2 / 13
 MAX_STAGES = 200  # rounding grows with s²
 RADIUS_SAFETY = 1.1  # the power method finds λmax from below
 FIRST_PROBES, PROBES = 40, 3  # power iterations at most: at the start, and later
-PROBE_EVERY, PROBE_SELDOM = 3, 12  # steps between two estimates of λmax; seldom where accuracy bounds the step
+PROBE_EVERY = 6  # steps between two estimates of λmax; one that has grown is found out by the error of a step
 MAX_FAILURES = 20  # refused steps in a row
 END = 1 - 1e-12  # a time this close to T is T
 
@@ -79,10 +79,9 @@ def after_failure(h, error):
     return h * np.where(np.isfinite(error), np.maximum(0.1, 0.8 * error ** (-1 / 3)), 0.1)
 
 
-def probes_due(h, radius, steps, failures):
+def probes_due(steps, failures):
     """How many power iterations to make before the next step."""
-    every = np.where(h * radius < 1, PROBE_SELDOM, PROBE_EVERY)
-    return np.where((failures > 0) | (steps % every == 0), PROBES, 0)
+    return np.where((failures > 0) | (steps % PROBE_EVERY == 0), PROBES, 0)
 
 
 def hermite(theta, h):

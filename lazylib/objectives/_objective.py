@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-FEATURES = 30.0  # how much more an error of u counts where u is as large as w
+FEATURES = 10.0  # how much more an error of u counts where u is as large as w
 
 
 class Objective:
