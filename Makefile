@@ -4,6 +4,8 @@ PYTHON ?= python3
 PRESET ?= laptop
 JOBS   ?= 2
 MINUTES ?= 8
+SECONDS ?= 540
+INTO    ?= _build/visit
 
 VENV  := .venv
 BIN   := $(CURDIR)/$(VENV)/bin
@@ -26,7 +28,7 @@ ALL := $(basename $(notdir $(wildcard chapters/*.ipynb)))
 GPU := $(filter 07_% 10_% 11_% 12_%,$(ALL))
 PAPER = $(or $(CHAPTERS),$(filter-out $(GPU),$(ALL)))
 
-.PHONY: help lock data book pdf test unit lint bench paper gpu notebooks readme clean
+.PHONY: help lock data book pdf test unit lint bench paper gpu visit notebooks readme clean
 .DEFAULT_GOAL := help
 
 help:
@@ -39,6 +41,7 @@ help:
 	@echo "make bench      compare with plain loops; prints a table"
 	@echo "make paper      chapters 1 to 6, 8 and 9 at the published scale; records go to results/ledger"
 	@echo "make gpu        the others at the published scale on a GPU, in pieces of MINUTES=$(MINUTES); resumes when run again"
+	@echo "make visit      what a GPU can do in SECONDS=$(SECONDS), in order of worth, into INTO; goes on when run again; no set-up"
 	@echo "make notebooks  for authors: execute the chapters in place (CHAPTERS='03_tau_plateau' for some)"
 	@echo "make readme     for authors: put the last measurements into README.md"
 	@echo "make lock       for authors: bring requirements.lock up to requirements.txt; delete it first to renew all of it"
@@ -107,6 +110,10 @@ gpu: $(READY)
 	  $(BIN)/python -m tools.pieces $$chapter --into $(BUILD)/gpu --minutes $(MINUTES) \
 	    --preset $(if $(filter laptop,$(PRESET)),paper,$(PRESET)) $(if $(PIECES),--pieces $(PIECES)) || exit $$?; \
 	done
+
+# The machine that it is for is there for minutes and has torch, and no network to set anything up from.
+visit:
+	$(PYTHON) -m tools.visit --seconds $(SECONDS) --into $(INTO)
 
 notebooks: $(READY)
 	$(BIN)/python -m tools.execute --in-place $(CHAPTERS)

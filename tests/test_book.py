@@ -408,6 +408,17 @@ def test_every_slider_changes_its_picture_by_keyboard(visit, path):
         assert not seen.faults, seen.faults
 
 
+def test_a_question_is_answered_in_its_page(visit):
+    with visit("chapters/03_tau_plateau") as seen:
+        first = seen.tab.locator(".ask").first
+        assert seen.tab.locator(".ask").count() == 3 and first.locator("input").count() == 3
+        for right, said in (("0", "Not this one."), ("1", "Right.")):
+            first.locator(f'input[data-right="{right}"]').first.check()
+            assert first.locator("output").inner_text() == said
+            assert (first.locator("details").get_attribute("open") is None) == (right == "0")
+        assert not seen.faults, seen.faults
+
+
 @pytest.mark.parametrize("path", [path for path in notebooks() if has_slider(path)], ids=lambda path: path.stem)
 def test_the_pictures_of_a_slider_are_those_of_the_notebook(site, path):
     """Every picture, in its place; the page itself holds one, and the notebook for download all of its widgets."""

@@ -12,6 +12,8 @@ from lazylib.measures import tangent_solution
 from lazylib.nets import Deep, TwoLayer
 from lazylib.objectives import Objective, square_loss
 from lazylib.problems import teacher_student
+from lazylib.problems.teacher import sphere
+from lazylib.runs import generator
 
 F64 = torch.float64
 
@@ -160,6 +162,18 @@ def test_observations_are_the_states_of_runs_that_end_there():
         there = gradient_flow(objective, times[k], rtol=1e-5).u.numpy()
         seen = flow.observed["u"][:, k]
         assert (np.linalg.norm(seen - there, axis=1) < 2e-3 * np.linalg.norm(there, axis=1)).all()
+
+
+def test_a_start_beside_a_kink_does_not_stall(monkeypatch):
+    """There a step's error falls only once it is too short to cross; found in chapter 2's runs in the plane."""
+    net, rng = TwoLayer(2, 16), generator(15, "init")
+    a, b = torch.rand(8, generator=rng, dtype=torch.float64), sphere(8, 2, rng).reshape(-1)
+    w0 = 0.1 * torch.cat([a, -a, b, b]).unsqueeze(0)
+    problem = teacher_student([15], d=2, n=15, n_test=1, dtype=torch.float64)
+    objective = square_loss(net, w0, problem.x, problem.y)
+    assert gradient_flow(objective, 500.0).reached.all()
+    monkeypatch.setattr(rkc, "KINK_FAILURES", rkc.MAX_FAILURES)
+    assert gradient_flow(objective, 500.0).status == ["stalled"]
 
 
 def test_a_run_that_overflows_says_diverged_and_leaves_the_others_alone():

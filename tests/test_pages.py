@@ -16,7 +16,7 @@ from nbformat.v4 import new_output
 
 from lazylib.book.claims import VERDICTS as VERDICTS_OF_CLAIMS
 from tests.made_notebooks import code, notebook, text
-from tools import api, build, frames, mend, minute, pdf, tables, times, vendor
+from tools import api, build, frames, mend, minute, pdf, tables, teaching, times, vendor
 from tools.pages import ROOT, chapters, pages
 
 # --- assets ---
@@ -260,6 +260,49 @@ def test_every_chapter_with_a_box_has_its_figure_and_every_box_its_chapter():
     stems = {path.stem: path for path in chapters()}
     for stem, box in minute.asked(ROOT).items():
         assert box["figure"] in minute.figures(nbformat.read(stems[stem], 4)), stem
+
+
+QUESTIONS = teaching.asked(ROOT)
+
+
+def test_every_chapter_has_three_questions_and_what_a_teacher_needs():
+    assert list(QUESTIONS) == [path.stem for path in chapters()]
+    for chapter in QUESTIONS.values():
+        assert all(chapter[key] for key in ("needs", "after", "pitfall")) and len(chapter["questions"]) == 3
+        for question in chapter["questions"]:
+            given = teaching.options(question)
+            assert len(set(given)) == len(given) == 3 and question["right"] in given and question["why"]
+
+
+def test_the_place_of_the_right_answer_tells_nothing():
+    asked = [question for chapter in QUESTIONS.values() for question in chapter["questions"]]
+    places = [teaching.options(question).index(question["right"]) for question in asked]
+    assert all(places.count(place) >= 8 for place in range(3)), places
+    assert [teaching.options(question) for question in asked] == [
+        teaching.options({**question, "wrong": question["wrong"][::-1]}) for question in asked
+    ]
+
+
+def test_questions_stand_before_the_exercises_with_their_answers_folded():
+    cells = [nbformat.v4.new_markdown_cell(text) for text in ("# Title", "## Exercises", "## Notes")]
+    question = {"ask": "Is 1 < 2?", "right": "Yes & always", "wrong": ["No", "<b>"], "why": "It is."}
+    page = teaching.with_questions(nbformat.v4.new_notebook(cells=cells), [question])
+    form = page.cells[1].source
+    assert [cell.source.splitlines()[0] for cell in page.cells] == [
+        "# Title",
+        "## Check yourself",
+        "## Exercises",
+        "## Notes",
+    ]
+    assert "1. Is 1 &lt; 2?" in form and "<span>&lt;b&gt;</span>" in form and form.count('data-right="1"') == 1
+    assert form.index("<details>") < form.index("<strong>Yes &amp; always</strong> It is.") < form.index("</details>")
+
+
+def test_the_page_for_teachers_has_all_chapters_and_answers():
+    text = teaching.overview(ROOT, {stem: (f"Title of {stem}", "About 15 minutes to read.") for stem in QUESTIONS})
+    for stem, chapter in QUESTIONS.items():
+        assert f"{{doc}}`Title of {stem} <chapters/{stem}>`" in text and chapter["pitfall"] in text
+        assert all(f"**{question['right']}** {question['why']}" in text for question in chapter["questions"])
 
 
 def test_tables_hold_the_stored_numbers(tmp_path):

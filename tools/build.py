@@ -17,7 +17,7 @@ from nbformat import NotebookNode
 
 from lazylib.book.claims import VERDICTS
 from lazylib.book.ledger import exported, table
-from tools import api, download, frames, lab, minute, tables, times
+from tools import api, download, frames, lab, minute, tables, teaching, times
 from tools.check import problems
 from tools.mend import mend
 from tools.pages import LEDGER, ROOT, notebooks, pages
@@ -56,7 +56,7 @@ def stage(executed: Path, into: Path, root: Path = ROOT) -> list[str]:
     made = {api.INDEX: api.index, "times": functools.partial(times.page, executed)}
     made |= {f"{api.PREFIX}{room}": functools.partial(api.page, room) for room in api.rooms(root)}
     names = {path.relative_to(root) for path in notebooks(root)}
-    faults, boxes = [], minute.asked(root)
+    faults, boxes, questions, titles = [], minute.asked(root), teaching.asked(root), {}
     for page in pages(root):
         notebook, text = Path(f"{page}.ipynb"), Path(f"{page}.md")
         target = into / (notebook if notebook in names else text)
@@ -76,6 +76,9 @@ def stage(executed: Path, into: Path, root: Path = ROOT) -> list[str]:
             offer.parent.mkdir(parents=True, exist_ok=True)
             nbformat.write(content, offer)
             content = frames.plain(with_anchors(content), page, into / "_extra" / "_frames")
+            titles[notebook.stem] = content.cells[0].source.splitlines()[0].removeprefix("# "), minute.times(content)
+            if notebook.stem in questions:
+                content = teaching.with_questions(content, questions[notebook.stem]["questions"])
             if box := boxes.get(notebook.stem):
                 content = minute.with_box(content, **box)
                 data = tables.write(notebook.stem, root / "results", into / "_extra" / "_data")
@@ -85,6 +88,8 @@ def stage(executed: Path, into: Path, root: Path = ROOT) -> list[str]:
             target.write_text(made[page](), encoding="utf-8")
         else:
             shutil.copy2(root / text, target)
+    if titles.keys() >= questions.keys():
+        (into / "made" / "teaching.md").write_text(teaching.overview(root, titles), encoding="utf-8")
     return faults
 
 

@@ -38,7 +38,11 @@ from .stats import Estimate
 RESULTS = PACKAGE.parent / "results"
 MANIFEST = "SHA256SUMS"  # beside the results; `sha256sum *.nc > SHA256SUMS` writes it too, `sha256sum -c` checks it
 SYMBOLS = {"alpha_hat": "√h·α"}  # of dimensions in tables
-TITLES = {"paper": "published scale, stored", "cpu": "a larger run on a processor, stored"}
+TITLES = {
+    "paper": "published scale, stored",
+    "gpu": "a larger run on a GPU, stored",
+    "cpu": "a larger run on a processor, stored",
+}
 _now: SimpleNamespace | None = None  # the chapter that runs in this process
 
 
@@ -203,11 +207,12 @@ def minus(text: str) -> str:
 
 
 def keep(*, folder: Path | None = None, seconds: float | None = None, **datasets: xr.Dataset) -> None:
-    """Store results of a larger run (preset paper or cpu, unchanged), each with where it comes from; else do nothing.
+    """Store results of a larger run, each with where it comes from; do nothing in any other run.
 
-    Floats are rounded to single precision. A file is replaced whole or not at all, and only by a run of the same
-    preset: results/NN_name.nc is the published size, results/NN_name_cpu.nc the larger run on a processor. Its
-    checksum goes to results/SHA256SUMS, by which it is known when it is read.
+    A run is larger if its preset is paper, gpu or cpu, unchanged. Floats are rounded to single precision. A file is
+    replaced whole or not at all, and only by a run of the same preset: results/NN_name.nc is the published size,
+    NN_name_gpu.nc and NN_name_cpu.nc are larger runs on a GPU and on a processor. Its checksum goes to
+    results/SHA256SUMS, by which it is known when it is read.
 
     Args:
         folder: instead of results/.

@@ -30,7 +30,7 @@ EARLIER = "judged by earlier rules"  # of a record that the present rules cannot
 RECORDS = "results/ledger"
 SYMBOLS = dict(zip([*VERDICTS, EARLIER, NOT_RUN], "✓✓≈✗?–––", strict=True))
 MARKS = dict(zip(ANSWERS, "✓≈✗?", strict=True))
-LARGER = ("paper", "cpu")  # labels whose records are committed, the largest first
+LARGER = ("paper", "gpu", "cpu")  # labels whose records are committed, the largest first
 
 _run: dict[str, Any] = {"label": "no preset", "parameters": {}, "since": None}
 _judged: dict[str, str] = {}
@@ -205,7 +205,7 @@ def table(label: str = "laptop") -> list[dict[str, Any]]:
 
     Keys: those of claims.toml (id, work, place, statement, reference, chapter, limbs, …), title (of the chapter), link
     (the chapter's file stem if its notebook exists, else None), live, paper and larger (records, or None; larger
-    is paper, or else that of the largest run on a processor) and verdict: of the larger run, or of the live one
+    is paper, or else the largest that there is) and verdict: of the larger run, or of the live one
     where that decided nothing; else "not run yet".
 
     A record has the verdict that the present rules give to its measures, and as `first` the one it was stored with.

@@ -186,7 +186,7 @@ class Integrator:
         if len(refused):
             steer.rejected[refused] += 1
             steer.failures[refused] += 1
-            steer.h[refused] = rkc.after_failure(steer.h[refused], error[~good])
+            steer.h[refused] = rkc.after_failure(steer.h[refused], error[~good], steer.failures[refused])
             self.slots[self._on_device(refused), 1:4] = 0.0  # may hold NaN
         first = steer.radius[rows] == 0
         due = rkc.probes_due(steer.steps[rows], steer.failures[rows])

@@ -103,7 +103,8 @@ class _Single:
                     return "reached"
             else:
                 self.rejected += 1
-                h, failures = float(rkc.after_failure(h, error)), failures + 1
+                failures += 1
+                h = float(rkc.after_failure(h, error, failures))
                 if failures >= rkc.MAX_FAILURES:
                     return "stalled" if np.isfinite(run.out).all() else "diverged"
             if self.evals >= max_evals:

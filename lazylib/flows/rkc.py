@@ -14,7 +14,7 @@ MAX_STAGES = 200  # rounding grows with s²
 RADIUS_SAFETY = 1.1  # the power method finds λmax from below
 FIRST_PROBES, PROBES = 40, 3  # power iterations at most: at the start, and later
 PROBE_EVERY = 6  # steps between two estimates of λmax; one that has grown is found out by the error of a step
-MAX_FAILURES = 20  # refused steps in a row
+MAX_FAILURES, KINK_FAILURES = 20, 3  # refused steps in a row
 END = 1 - 1e-12  # a time this close to T is T
 
 
@@ -74,9 +74,13 @@ def after_success(h, error, failures):
     return h * np.clip(growth, 0.1, np.where(failures > 0, 1.0, 5.0))
 
 
-def after_failure(h, error):
-    """The step to propose instead; error > 1 or NaN."""
-    return h * np.where(np.isfinite(error), np.maximum(0.1, 0.8 * error ** (-1 / 3)), 0.1)
+def after_failure(h, error, failures):
+    """The step to propose instead; error > 1 or NaN, in so many steps in a row.
+
+    On a kink the error of a shorter step may be no smaller until it is short enough not to cross it: then a quarter.
+    """
+    most = np.where(failures > KINK_FAILURES, 0.25, 1.0)
+    return h * np.where(np.isfinite(error), np.clip(0.8 * error ** (-1 / 3), 0.1, most), 0.1)
 
 
 def probes_due(steps, failures):

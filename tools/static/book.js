@@ -28,3 +28,12 @@ document.addEventListener("DOMContentLoaded", () => {
     box.addEventListener("input", () => showFrame(box));
   }
 });
+
+// A question is answered where it stands: what was chosen, and the reason.
+document.addEventListener("change", ({ target }) => {
+  const box = target.closest?.(".ask");
+  if (!box) return;
+  const right = target.dataset.right === "1";
+  box.querySelector("output").value = right ? "Right." : "Not this one.";
+  box.querySelector("details").open = right;
+});
