@@ -1,6 +1,6 @@
 """A classifier with fixed features: random patches of the images as filters, and ridge regression on top."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -99,19 +99,31 @@ def ridge(features: Tensor, y: Tensor, classes: int, penalty: float) -> tuple[Te
         >>> (x.double() @ weights + constant).argmax(1)
         tensor([0, 0, 1, 1])
     """
+    _check_penalty(penalty)
+    return _solver(features, y, classes)(penalty)
+
+
+def _check_penalty(penalty: float) -> None:
     if not penalty > 0:
         raise ValueError(f"penalty must be positive, not {penalty}.")
+
+
+def _solver(features: Tensor, y: Tensor, classes: int) -> Callable[[float], tuple[Tensor, Tensor]]:
+    """`ridge` as a function of the penalty: what does not depend on it, a matrix product, is made once."""
     f = features.double()
     mean, std = f.mean(0), f.std(0).clamp(min=1e-8)
     f, targets = (f - mean) / std, nnf.one_hot(y, classes).double()
     centre, n = targets.mean(0), len(f)
     targets = targets - centre
-    if n < f.shape[1]:
-        weights = f.T @ torch.linalg.solve(f @ f.T + penalty * n * torch.eye(n).to(f), targets)
-    else:
-        weights = torch.linalg.solve(f.T @ f + penalty * n * torch.eye(f.shape[1]).to(f), f.T @ targets)
-    weights = weights / std[:, None]
-    return weights, centre - mean @ weights
+    wide = n < f.shape[1]
+    gram, right = (f @ f.T, targets) if wide else (f.T @ f, f.T @ targets)
+
+    def solve(penalty: float) -> tuple[Tensor, Tensor]:
+        weights = torch.linalg.solve(gram + penalty * n * torch.eye(len(gram)).to(f), right)
+        weights = (f.T @ weights if wide else weights) / std[:, None]
+        return weights, centre - mean @ weights
+
+    return solve
 
 
 def choose_penalty(features: Tensor, y: Tensor, classes: int, penalties: Sequence[float]) -> float:
@@ -130,10 +142,13 @@ def choose_penalty(features: Tensor, y: Tensor, classes: int, penalties: Sequenc
     """
     if len(features) < 5 or not len(penalties):
         raise ValueError(f"there must be 5 rows and a penalty to choose, got {len(features)} rows and {penalties}.")
+    for penalty in penalties:
+        _check_penalty(penalty)
     cut = 4 * len(features) // 5
+    solve = _solver(features[:cut], y[:cut], classes)
 
     def share_right(penalty: float) -> float:
-        weights, constant = ridge(features[:cut], y[:cut], classes, penalty)
+        weights, constant = solve(penalty)
         return float(((features[cut:].double() @ weights + constant).argmax(1) == y[cut:]).double().mean())
 
     return max(penalties, key=share_right)
