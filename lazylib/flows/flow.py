@@ -118,9 +118,9 @@ def course(objective: Objective, times, observe, **options) -> tuple[Flow, dict[
         >>> from lazylib.flows import course
         >>> from lazylib.objectives import frozen_kernel
         >>> objective = frozen_kernel(torch.ones(1, 1), torch.ones(1))
-        >>> flow, seen = course(objective, [0.5, 9.0], lambda u, runs: {"F": objective.outputs(u)[:, 0]})
+        >>> flow, seen = course(objective, [0.5, 9.0], lambda u, runs: {"F": objective.outputs(u)[:, 0]}, rtol=0.01)
         >>> seen["t"].round(1), seen["F"].round(1)
-        (array([[0.5, 1.2, 1.2]]), array([[0.5, 1. , 1. ]]))
+        (array([[0.5, 1.1, 1.1]]), array([[0.5, 1. , 1. ]]))
     """
     flow = gradient_flow(objective, times=times, observe=observe, **options)
     seen = {"t": np.c_[np.minimum(flow.times, flow.time[:, None]), flow.time]}
@@ -152,7 +152,7 @@ def train_frozen(kernel: Tensor, cross: Tensor, y: Tensor, rtol: float = 0.05) -
 
         >>> import torch
         >>> from lazylib.flows import train_frozen
-        >>> train_frozen(torch.ones(1, 1), torch.tensor([[1.0], [0.5]]), torch.ones(1)).numpy().round(1)
+        >>> train_frozen(torch.ones(1, 1), torch.tensor([[1.0], [0.5]]), torch.ones(1), rtol=0.01).numpy().round(1)
         array([1. , 0.5])
     """
     objective = frozen_kernel(kernel, y)
