@@ -6,7 +6,6 @@ import random
 import subprocess
 import sys
 import time
-import tomllib
 
 import psutil
 import pytest
@@ -143,9 +142,3 @@ def test_a_path_that_is_wrong_is_found(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["gpu_paths"])
     assert gpu_paths.main() == 1
     assert "WRONG kernel" in (said := capsys.readouterr().out) and "WRONG none: ZeroDivisionError" in said
-
-
-def test_the_presets_of_a_visit_are_smaller_than_the_published_ones():
-    assert {
-        job["preset"] for job in tomllib.loads((ROOT / "tools/visit.toml").read_text())["job"] if "chapter" in job
-    } == {"gpu"}

@@ -77,10 +77,10 @@ def stage(executed: Path, into: Path, root: Path = ROOT) -> list[str]:
             nbformat.write(content, offer)
             content = frames.plain(with_anchors(content), page, into / "_extra" / "_frames")
             titles[notebook.stem] = content.cells[0].source.splitlines()[0].removeprefix("# "), minute.times(content)
-            if notebook.stem in questions:
-                content = teaching.with_questions(content, questions[notebook.stem]["questions"])
             if box := boxes.get(notebook.stem):
                 content = minute.with_box(content, **box)
+                if notebook.stem in questions:  # after the box, whose reading time is that of the chapter
+                    content = teaching.with_questions(content, questions[notebook.stem]["questions"])
                 data = tables.write(notebook.stem, root / "results", into / "_extra" / "_data")
                 content = minute.with_end(content, page, data, root)
             nbformat.write(content, target)

@@ -77,8 +77,7 @@ def run(job: dict[str, Any], into: Path, seconds: float) -> tuple[str, str]:
         try:
             status = _wait(process, log, seconds - SPARE)
         finally:
-            if process.poll() is None or sys.platform != "win32":
-                _kill(process)
+            _kill(process)
     for kept in (ROOT / "results").glob("*.nc"):
         if kept.stat().st_mtime >= begun:
             (into / "results").mkdir(exist_ok=True)
@@ -111,6 +110,7 @@ def _lines(log: Path) -> list[str]:
 
 
 def _kill(process: subprocess.Popen) -> None:
+    """The process, and what it started and left behind."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
