@@ -79,10 +79,12 @@ book: $(READY)
 pdf: $(READY)
 	$(BIN)/python -m tools.pdf
 
+# The files in this order end with many short ones, so that no worker waits long for the other.
 test: $(READY)
 	$(BIN)/python -m tools.ready test
 	rm -rf $(BUILD)/test-ledger
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --durations=300 --durations-min=3 --nbval-lax --nbval-current-env chapters tests
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=300 --durations-min=3 \
+	  --nbval-lax --nbval-current-env chapters tests
 
 unit: $(READY)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests \

@@ -33,6 +33,23 @@ def test_they_tell_apart_what_pixels_cannot(stripes):
     assert score(raw, stripes.y_test, ridge(pixels, stripes.y, 2, 0.1)) < 0.7
 
 
+def test_features_are_those_of_the_patches_one_by_one():
+    """The formula, patch by patch; the library convolves."""
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randint(256, (6, 3, 12, 12), generator=rng, dtype=torch.uint8)
+    x[0], x[1] = 250, x[1] // 100  # a flat image, and one of little contrast
+    y = torch.zeros(6).long()
+    make = RandomPatches(Images("made", x, y, x, y, (0.5,) * 3, (0.25,) * 3), 5, size=5, bias=0.3)
+    patches = torch.nn.functional.unfold(x.float() / 255, 5).mT.double()  # (n, places, d)
+    patches = patches - patches.mean(2, keepdim=True)
+    patches = patches / (patches.var(2, keepdim=True) + 10 / 255**2).sqrt()
+    responses = ((patches - make.mean) @ make.filters.double().T).mT.unflatten(2, (8, 8))  # (n, 5, 8, 8)
+    both = torch.cat([(responses - 0.3).relu(), (-responses - 0.3).relu()], 1)
+    quarters = torch.stack([both[..., i : i + 4, j : j + 4].mean((2, 3)) for i in (0, 4) for j in (0, 4)], 2)
+    torch.testing.assert_close(make(x), quarters.flatten(1).float(), atol=1e-5, rtol=1e-4)
+    assert float(quarters.max()) > 0.1
+
+
 def test_shuffled_labels_cannot_be_predicted(stripes):
     make = RandomPatches(stripes, 20)
     shuffled = stripes.y[torch.randperm(400)]

@@ -69,12 +69,17 @@ class RandomPatches:
         return torch.cat([self._some(part) for part in x.split(_BATCH)])
 
     def _some(self, x: Tensor) -> Tensor:
-        places = [side - self.size + 1 for side in x.shape[2:]]
-        patches = nnf.unfold(x.float() / 255, self.size).transpose(1, 2)  # (n, places, d)
-        responses = (_contrast(patches) - self.mean) @ self.filters.T  # (n, places, count)
-        responses = responses.transpose(1, 2).unflatten(2, places)  # (n, count, h, w)
-        both = torch.cat([(responses - self.bias).relu(), (-responses - self.bias).relu()], 1)
-        return nnf.adaptive_avg_pool2d(both, 2).flatten(1)
+        """As convolutions: a filter freed of its mean does not see that of a patch, whose contrast is a factor."""
+        x, d = x.float() / 255, self.filters.shape[1]
+        centred = self.filters - self.filters.mean(1, keepdim=True)
+        responses = nnf.conv2d(x, centred.reshape(-1, x.shape[1], self.size, self.size))  # (n, count, h, w)
+        mean, square = (
+            nnf.avg_pool2d(v.mean(1, keepdim=True), self.size, stride=1) for v in (x, x.square())
+        )  # over a patch, (n, 1, h, w)
+        responses *= _over_contrast((square - mean.square()).clamp(min=0) * d / (d - 1))
+        shift = (self.filters @ self.mean)[:, None, None]
+        both = (responses - (shift + self.bias)).relu_(), (shift - self.bias - responses).relu_()
+        return torch.cat([nnf.adaptive_avg_pool2d(sign, 2) for sign in both], 1).flatten(1)
 
 
 def ridge(features: Tensor, y: Tensor, classes: int, penalty: float) -> tuple[Tensor, Tensor]:
@@ -154,7 +159,11 @@ def choose_penalty(features: Tensor, y: Tensor, classes: int, penalties: Sequenc
     return max(penalties, key=share_right)
 
 
+def _over_contrast(variance: Tensor) -> Tensor:
+    return (variance + 10 / 255**2).rsqrt()
+
+
 def _contrast(patches: Tensor) -> Tensor:
     """Each patch (…, d) with mean 0 and standard deviation about 1; flat ones stay near 0."""
     patches = patches - patches.mean(-1, keepdim=True)
-    return patches / (patches.var(-1, keepdim=True) + 10 / 255**2).sqrt()
+    return patches * _over_contrast(patches.var(-1, keepdim=True))
