@@ -67,8 +67,8 @@ def run(book, monkeypatch, capfd):
 def test_what_was_not_changed_is_reproduced_and_the_bundle_is_whole(book, run):
     status, result, last = run()
     assert (status, result["reproduced"], result["whole_ledger"]) == (0, True, False)
-    said = f"4 of {len(claims())} claims, verdicts, answers and numbers; {len(claims()) - 4} more claims were not asked for"
-    assert last == result["outcome"] == f"Reproduced: {said}"
+    said = f"Reproduced: 4 of {len(claims())} claims, verdicts, answers and numbers"
+    assert last == result["outcome"] == f"{said}; {len(claims()) - 4} more claims were not asked for"
     row = next(row for row in result["claims"] if row["id"] == "K2")
     assert row["reproduced"] and row["now"] == row["committed"] and row["now"]["verdict"] == "holds"
     assert row["now"]["limbs"]["fall"] == {"answer": "yes", "measured": "−1.000 [−1.010, −0.990]; 4 problems"}
