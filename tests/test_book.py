@@ -281,6 +281,14 @@ def test_a_book_that_cannot_be_built_says_so_last(whole_book):
     )
 
 
+def test_a_damaged_record_stops_the_build_with_a_sentence(whole_book, tmp_path, monkeypatch):
+    def damaged():
+        raise ValueError("the record K1.json lacks entries.")
+
+    monkeypatch.setattr(build_tool, "table", damaged)
+    assert build_tool.stage(whole_book, tmp_path / "staged", whole_book) == ["the record K1.json lacks entries."]
+
+
 # --- in a browser ---
 
 

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 import shutil
+import subprocess
 import sys
 
 import nbformat
@@ -177,6 +179,17 @@ def test_nothing_old_is_taken_for_new(book, run, capfd):
     with pytest.raises(SystemExit):
         run("new", "01_kapa")
     assert "no such chapter: 01_kapa" in capfd.readouterr().err and not (book / "new").exists()
+
+
+def test_the_environment_is_a_new_one():
+    """What make would do: nothing of the reader's own."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    command = ["make", "--no-print-directory", "-B", "-n", "verify", "CHAPTERS=02_trajectories"]
+    said = subprocess.run(command, cwd=ROOT, env=plain, capture_output=True, text=True, check=True).stdout
+    first, *_, last = said.splitlines()
+    assert first == "rm -rf _build/verify" and ".venv" not in said and "_build/ledger" not in said
+    assert "_build/verify/venv/bin/python -m pip install --quiet --require-hashes --no-deps" in said
+    assert last == "_build/verify/venv/bin/python -m tools.verify --into _build/verify/bundle 02_trajectories"
 
 
 # --- what is compared ---
