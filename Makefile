@@ -20,7 +20,7 @@ test unit:      export LAZYLIB_OFFLINE = 1
 # One thread a process, because $(JOBS) of them run side by side.
 test unit:      export OMP_NUM_THREADS = 1
 # Sweeps in $(JOBS) processes with one thread each: one process with as many threads does less.
-book notebooks paper: export LAZYLIB_JOBS ?= $(JOBS)
+book notebooks paper verify: export LAZYLIB_JOBS ?= $(JOBS)
 gpu: export LAZYLIB_JOBS ?= $(if $(filter cpu,$(PRESET)),$(JOBS),1)
 
 # The published scale of these is for a GPU: `make gpu`.
@@ -28,12 +28,13 @@ ALL := $(basename $(notdir $(wildcard chapters/*.ipynb)))
 GPU := $(filter 07_% 10_% 11_% 12_%,$(ALL))
 PAPER = $(or $(CHAPTERS),$(filter-out $(GPU),$(ALL)))
 
-.PHONY: help lock data book pdf test unit lint bench paper gpu visit notebooks readme clean
+.PHONY: help lock data book pdf verify test unit lint bench paper gpu visit notebooks readme clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make book       execute every chapter and build the HTML; says where index.html is; resumes when run again"
 	@echo "make pdf        the pages that make book has built, as one PDF; needs chromium"
+	@echo "make verify     sets up a new environment from the lock, runs the book in it and compares the ledger: _build/verify"
 	@echo "make test       all tests: lazylib, chapters, book"
 	@echo "make unit       the tests of lazylib and of the tools alone"
 	@echo "make lint       ruff over code and chapters, and a check of the types of lazylib"
@@ -43,7 +44,7 @@ help:
 	@echo "make gpu        the others at the published scale on a GPU, in pieces of MINUTES=$(MINUTES); resumes when run again"
 	@echo "make visit      what a GPU can do in SECONDS=$(SECONDS), in order of worth, into INTO; goes on when run again; no set-up"
 	@echo "make notebooks  for authors: execute the chapters in place (CHAPTERS='03_tau_plateau' for some)"
-	@echo "make readme     for authors: put the last measurements into README.md"
+	@echo "make readme     for authors: put the last measurements into README.md, and CITATION.cff into .zenodo.json"
 	@echo "make lock       for authors: bring requirements.lock up to requirements.txt; delete it first to renew all of it"
 	@echo "make clean      remove everything that was built, but not .venv, results and the runs of make gpu"
 	@echo "Variables: PYTHON=$(PYTHON)  PRESET=$(PRESET) (smoke, laptop, paper)  JOBS=$(JOBS)  CHAPTERS=$(CHAPTERS)"
@@ -78,6 +79,14 @@ book: $(READY)
 
 pdf: $(READY)
 	$(BIN)/python -m tools.pdf
+
+# Everything anew and in a place of its own: packages, records, executed notebooks.
+FRESH := _build/verify
+
+verify:
+	rm -rf $(FRESH)
+	$(MAKE) VENV=$(FRESH)/venv $(FRESH)/venv/.ready
+	$(FRESH)/venv/bin/python -m tools.verify --into $(FRESH)/bundle $(CHAPTERS)
 
 # The files in this order end with many short ones, so that no worker waits long for the other.
 test: $(READY)
@@ -122,6 +131,7 @@ notebooks: $(READY)
 
 readme: $(READY)
 	$(BIN)/python -m tools.readme
+	$(BIN)/python -m tools.crate
 
 # _build/gpu holds hours of paused runs.
 clean:

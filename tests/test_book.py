@@ -24,6 +24,7 @@ from nbformat.v4 import new_output
 
 from lazylib.book import claims
 from tests.made_notebooks import code, figure, text, write
+from tests.test_verify import is_a_crate
 from tools import build as build_tool
 from tools import download, frames, vendor
 from tools.check import problems
@@ -94,6 +95,13 @@ def test_the_notebook_for_download_is_plain_markdown(site, path):
     assert sum(text.startswith("*Figure ") for text in texts) == captions
 
 
+def test_beside_the_pages_lies_what_is_in_their_data_with_digests(site):
+    described = is_a_crate(site)
+    assert {"_data/ledger.json", "_sources/chapters/ledger.ipynb"} <= described.keys()
+    assert {f"_data/{path.name}" for path in site.glob("_data/*")} <= described.keys()
+    assert 'href="../ro-crate-metadata.json"' in article(site, "chapters/ledger")
+
+
 def article(site: Path, page: str) -> str:
     """The page's own part of its HTML, without navigation."""
     return (site / f"{page}.html").read_text(encoding="utf-8").split("<article", 1)[1].split("</article>", 1)[0]
@@ -130,6 +138,7 @@ def test_a_sound_book_builds(small_book, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == f"The book: {(tmp_path / 'out/html/index.html').as_uri()}"
     assert 'alt="a line that rises"' in (tmp_path / "out/html/page.html").read_text(encoding="utf-8")
+    assert {"index.html", "_sources/page.ipynb"} <= is_a_crate(tmp_path / "out/html").keys()
 
 
 BROKEN = {  # word in the warning → what is wrong
@@ -270,6 +279,14 @@ def test_a_book_that_cannot_be_built_says_so_last(whole_book):
     assert said.splitlines()[-1] == (
         "The book was not built, see above; 1 executed, 0 unchanged, 1 failed: c (ValueError: no)"
     )
+
+
+def test_a_damaged_record_stops_the_build_with_a_sentence(whole_book, tmp_path, monkeypatch):
+    def damaged():
+        raise ValueError("the record K1.json lacks entries.")
+
+    monkeypatch.setattr(build_tool, "table", damaged)
+    assert build_tool.stage(whole_book, tmp_path / "staged", whole_book) == ["the record K1.json lacks entries."]
 
 
 # --- in a browser ---

@@ -173,6 +173,15 @@ def test_every_flip_of_a_stored_result_is_told_by_name_before_work(tmp_path):
         begin()
 
 
+def test_a_damaged_record_of_a_claim_is_told_before_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(chapter.ledger, "repository", lambda: tmp_path)
+    begin()
+    (tmp_path / "results/ledger/paper").mkdir(parents=True)
+    (tmp_path / "results/ledger/paper/W1.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"^the record [^\n]*W1\.json lacks entries; restore it \(git checkout\)"):
+        begin()
+
+
 def test_the_manifest_is_that_of_sha256sum_and_lists_every_committed_result():
     results = Path(__file__).parents[1] / "results"
     sums = (hashlib.sha256(path.read_bytes()).hexdigest() + f"  {path.name}" for path in sorted(results.glob("*.nc")))

@@ -17,7 +17,7 @@ from nbformat import NotebookNode
 
 from lazylib.book.claims import VERDICTS
 from lazylib.book.ledger import exported, table
-from tools import api, download, frames, lab, minute, tables, teaching, times
+from tools import api, crate, download, frames, lab, minute, tables, teaching, times
 from tools.check import problems
 from tools.mend import mend
 from tools.pages import LEDGER, ROOT, notebooks, pages
@@ -27,7 +27,11 @@ from tools.vendor import NotFetched, vendor
 BESIDE = ("_toc.yml", "references.bib", "favicon.svg", "picture.svg")  # not pages, but needed for them
 STATIC = ROOT / "tools" / "static"
 VENDOR = ROOT / "_build" / "vendor"
-EXPORTED = 'All of this is also a file: <a href="../_data/ledger.json" download>ledger.json</a>.'
+EXPORTED = (
+    'All of this is also a file: <a href="../_data/ledger.json" download>ledger.json</a>. '
+    "The digests of all data and notebooks of these pages are in "
+    '<a href="../ro-crate-metadata.json" download>ro-crate-metadata.json</a>.'
+)
 OWN_MODEL = "chapters/13_your_model"
 CLAIM = re.compile(rf"^([A-Z]\d+) (?:{'|'.join(VERDICTS)})", re.MULTILINE)  # a line of ledger.judge
 
@@ -71,7 +75,10 @@ def stage(executed: Path, into: Path, root: Path = ROOT) -> list[str]:
                 content = with_gaps(content, executed, names)
                 content.cells.append(nbformat.v4.new_markdown_cell(EXPORTED, id="exported"))
                 (into / "_extra" / "_data").mkdir(parents=True, exist_ok=True)
-                (into / "_extra" / "_data" / "ledger.json").write_text(exported(table()), encoding="utf-8")
+                try:
+                    (into / "_extra" / "_data" / "ledger.json").write_text(exported(table()), encoding="utf-8")
+                except ValueError as error:
+                    faults.append(str(error))
             offer = into / download.OFFERED / notebook
             offer.parent.mkdir(parents=True, exist_ok=True)
             nbformat.write(content, offer)
@@ -150,7 +157,17 @@ def make(executed: Path, out: Path, root: Path = ROOT) -> int:
     if faults:
         print(*faults, sep="\n", file=sys.stderr)
         return 1
-    return build(out / "source", out)
+    status = build(out / "source", out)
+    if status == 0:
+        describe(out / "html")
+    return status
+
+
+def describe(site: Path) -> None:
+    """Put an RO-Crate beside the pages: their data and the notebooks that they offer, with digests."""
+    files = [*site.glob("_data/*"), *site.glob("_sources/**/*.ipynb"), site / "index.html"]
+    title = crate.citation()["title"]
+    crate.crate(site, title, "The pages of the book, with the ledger, stored results and notebooks.", files)
 
 
 def address(out: Path) -> str:

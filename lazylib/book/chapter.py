@@ -69,12 +69,14 @@ def start(
         cells of sweeps, or None.
 
     Raises:
-        ValueError: a wrong value, a damaged result of the chapter or a store that is no folder, in one sentence,
-            before any work.
+        ValueError: a wrong value, a damaged result or record of the chapter or a store that is no folder, in one
+            sentence, before any work.
     """
     global _now
     for path in sorted(RESULTS.glob(f"{stem[:2]}_*.nc")):
         _verified(path)
+    for id in claims.split():
+        ledger.larger(id)  # `notes` needs the record
     p = parameters.resolve(namespace, presets, **rules)
     p.store = _store()
     plot.style(figures)  # type: ignore[arg-type]  # it refuses other words itself

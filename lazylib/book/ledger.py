@@ -3,11 +3,13 @@
 ``chapters/claims.toml`` holds the claims and their rules (`lazylib.book.claims`). A chapter calls `judge` once for each
 of its claims; this prints the verdict with a line for each limb, and stores one JSON record,
 ``<root>/<label>/<claim>.json``: root is the environment variable LAZYLIB_LEDGER or else ``results/ledger``, and the
-label of a run is its preset, so a run with changed parameters ("laptop, changed") has a folder of its own. `table` puts
+label of a run is its preset, so a run with changed parameters ("laptop, changed") has a folder of its own. A record has
+the digest of lazylib that made it and one of itself, which is compared when it is read. `table` puts
 claims, live records and the committed ones of larger runs side by side, weighed by the rules as they stand now;
 `lazylib.book.ledger_page` shows it.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -179,7 +181,7 @@ def verdict_line(*ids: str) -> str:
     """
     verdicts = {id: _judged.get(claim(id)["id"], NOT_RUN) for id in ids}
     text = f"{_badges(verdicts)} (preset: {_run['label']}; [ledger](ledger.ipynb))"
-    kept = {id: record for id in ids if (record := _larger(id))}
+    kept = {id: record for id in ids if (record := larger(id))}
     others = {id: r["verdict"] for id, r in kept.items() if _decided(r) and r["verdict"] != verdicts[id]}
     if not others or _run["label"] in LARGER:
         return text
@@ -194,10 +196,23 @@ def _decided(record: dict) -> bool:
     return record["verdict"] not in ("not tested at this scale", EARLIER)
 
 
-def _larger(id: str) -> dict | None:
-    """The committed record of the largest run."""
-    found = (_read(repository() / RECORDS / _path(label, id), label, id) for label in LARGER)
+def larger(id: str) -> dict | None:
+    """The committed record of a claim's largest run, or None.
+
+    Raises:
+        ValueError: in one sentence, if one is not as it was written: a page without it would be wrong.
+    """
+    found = [_read(repository() / RECORDS / _path(label, id), label, id) for label in LARGER]
     return next(filter(None, found), None)
+
+
+def _live(label: str, id: str) -> dict | None:
+    """The record of a run that can be made again; one that is not as it was written is warned about, and none."""
+    try:
+        return _read(_root() / _path(label, id), label, id)
+    except ValueError as error:
+        warnings.warn(f"{id} counts as not run: {error}", stacklevel=3)
+        return None
 
 
 def table(label: str = "laptop") -> list[dict[str, Any]]:
@@ -212,13 +227,15 @@ def table(label: str = "laptop") -> list[dict[str, Any]]:
 
     label: of the run whose records are "live", such as "smoke" or "laptop, changed". They are
     read where `judge` writes them, those of larger runs always from ``results/ledger``.
+
+    Raises:
+        ValueError: a record of a larger run is damaged; a live one that is counts as not run, with a warning.
     """
     rows = []
     for row in claims().values():
         stem = row["chapter"]
-        live = _read(_root() / _path(label, row["id"]), label, row["id"])
-        larger = _larger(row["id"])
-        found = [record for record in (larger, live) if record]
+        live, most = _live(label, row["id"]), larger(row["id"])
+        found = [record for record in (most, live) if record]
         rows.append(
             {
                 "place": "",
@@ -227,8 +244,8 @@ def table(label: str = "laptop") -> list[dict[str, Any]]:
                 "title": file()["chapters"][stem],
                 "link": stem if (repository() / f"chapters/{stem}.ipynb").exists() else None,
                 "live": live,
-                "larger": larger,
-                "paper": larger if larger and larger["label"] == "paper" else None,
+                "larger": most,
+                "paper": most if most and most["label"] == "paper" else None,
                 "verdict": next((r["verdict"] for r in found if _decided(r)), live["verdict"] if live else NOT_RUN),
             }
         )
@@ -267,15 +284,24 @@ def _path(label: str, id: str) -> Path:
 
 
 def _store(record: dict) -> None:
-    """Write the record whole or not at all."""
+    """Write the record, with its digest, whole or not at all."""
     path = _root() / _path(record["label"], record["id"])
-    text = json.dumps(record, indent=1, ensure_ascii=False, default=_jsonable, allow_nan=False)
+    text = _text({**record, "sha256": _digest(record)})
     try:
-        write(path, lambda file: file.write_text(text + "\n", encoding="utf-8"))
+        write(path, lambda file: file.write_text(text, encoding="utf-8"))
     except OSError as error:
         warnings.warn(
             f"{record['id']} is not recorded: {path.parent} cannot be written ({error.strerror}).", stacklevel=4
         )
+
+
+def _text(record: dict) -> str:
+    return json.dumps(record, indent=1, ensure_ascii=False, default=_jsonable, allow_nan=False) + "\n"
+
+
+def _digest(record: dict) -> str:
+    """SHA-256 of a record's text without this entry."""
+    return hashlib.sha256(_text({k: v for k, v in record.items() if k != "sha256"}).encode()).hexdigest()
 
 
 def _jsonable(value: Any) -> Any:
@@ -283,18 +309,21 @@ def _jsonable(value: Any) -> Any:
 
 
 def _read(path: Path, label: str, id: str) -> dict | None:
-    """The record, or None where there is none of this label; one that is not as `judge` writes it is warned about."""
+    """The record, or None where there is none.
+
+    Raises:
+        ValueError: in one sentence, if it is not as `judge` wrote it of this claim in this run.
+    """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        problem = _fault(record, id) or _weigh_again(record)
+        problem = _fault(record, label, id) or _weigh_again(record)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError) as error:
         problem = f"cannot be read ({type(error).__name__})"
     if problem:
-        warnings.warn(f"{id} counts as not run: the record {path} {problem}.", stacklevel=3)
-        return None
-    return record if record["label"] == label else None
+        raise ValueError(f"the record {path} {problem}; restore it (git checkout) or remove it.")
+    return record
 
 
 def _weigh_again(record: dict) -> str:
@@ -320,15 +349,18 @@ def _weigh_again(record: dict) -> str:
     return ""
 
 
-def _fault(record: Any, id: str) -> str:
-    """What is wrong with a record; nothing if it is one that `judge` may have written of this claim."""
-    texts = {"verdict", "detail", "label", "device", "date"}
+def _fault(record: Any, label: str, id: str) -> str:
+    """What is wrong with a record; nothing if it is the one that `judge` wrote of this claim in this run."""
+    texts = {"verdict", "detail", "label", "device", "date", "sha256"}
     if not isinstance(record, dict) or not record.keys() >= {"id", "limbs", "parameters", "seconds", *texts}:
         return "lacks entries"
-    if record["id"] != id:
-        return f"is one of {str(record['id'])[:20]}"
+    for name, asked in (("id", id), ("label", label)):
+        if record[name] != asked:
+            return f"is one of {str(record[name])[:20]!r}"
     seconds = record["seconds"]
     fine = all(isinstance(record[name], str) for name in texts)
     fine = fine and isinstance(record["limbs"], dict) and isinstance(record["parameters"], dict)
     fine = fine and (seconds is None or (type(seconds) in (int, float) and 0 <= seconds < math.inf))
-    return "" if fine and record["verdict"] in (*VERDICTS, EARLIER) else "has an entry of the wrong kind"
+    if not fine or record["verdict"] not in (*VERDICTS, EARLIER):
+        return "has an entry of the wrong kind"
+    return "" if record["sha256"] == _digest(record) else "is not as it was written: its SHA-256 is another"
