@@ -35,9 +35,17 @@ def with_questions(notebook: NotebookNode, questions: list[dict[str, Any]]) -> N
     """`notebook` with the questions before its exercises, or at its end if it has none; in place."""
     asked = "\n\n".join(_form(number, question) for number, question in enumerate(questions, 1))
     text = f"## Check yourself\n\nThree questions; nothing that you choose leaves this page.\n\n{asked}"
-    starts = [i for i, cell in enumerate(notebook.cells) if cell.source.startswith(BEFORE)]
-    at = starts[0] if starts else len(notebook.cells)
-    notebook.cells.insert(at, nbformat.v4.new_markdown_cell(text, id="check-yourself"))
+    cells = [nbformat.v4.new_markdown_cell(text, id="check-yourself")]
+    for at, cell in enumerate(notebook.cells):
+        before, found, after = f"\n{cell.source}".partition(f"\n{BEFORE}")
+        if cell.cell_type == "markdown" and found:
+            if before.strip():
+                cells.insert(0, nbformat.v4.new_markdown_cell(before.strip(), id="before-the-questions"))
+            cell.source = BEFORE + after
+            break
+    else:
+        at = len(notebook.cells)
+    notebook.cells[at:at] = cells
     return notebook
 
 
