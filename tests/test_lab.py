@@ -182,6 +182,19 @@ def tab(browser, address, request):
     page.close()
 
 
+def test_the_front_page_starts_before_all_of_it_is_there(browser, tmp_path):
+    """Whatever comes after it, a module or the rest of the page, does not hold up the first picture."""
+    page = tmp_path / "index.html"
+    page.write_text(f'<!doctype html><meta charset="utf-8">{lab.page(small=True)}', encoding="utf-8")
+    tab = browser.new_page(reduced_motion="reduce")
+    tab.add_init_script("Worker = class extends Worker { constructor(x) { super(x); window.begun = document.readyState; } }")
+    tab.goto(page.as_uri())
+    assert "After 0 steps" in state(tab)
+    assert tab.evaluate("begun") == "loading"
+    assert len(page.read_text(encoding="utf-8")) < 40_000  # the draws of one seed and width
+    tab.close()
+
+
 def state(tab):
     tab.wait_for_function("document.querySelector('.lab-state').textContent")
     return tab.inner_text(".lab-state")

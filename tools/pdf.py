@@ -20,7 +20,10 @@ from bs4 import BeautifulSoup, Tag
 from tools.pages import ROOT, pages
 from tools.ready import browser_path
 
-LEFT_OUT = "script, .headerlink, figcaption .file, .toggle-hint, .take, .frames input, .ledger-filter, details.hide, .prev-next-area"
+LEFT_OUT = (
+    "script, .headerlink, .toggle-hint, .take, .frames input, .ledger-filter, details.hide, .prev-next-area, "
+    "figcaption .file"
+)
 STYLE = """
 body { max-width: none; font-size: 10pt; }
 #book { padding: 0; } #book > section { break-before: page; }
@@ -31,7 +34,8 @@ h1, h2, h3 { break-after: avoid; } pre { white-space: pre-wrap; } .contents li {
 PATIENCE = 300_000  # ms, for a slow machine
 HEADINGS = """() => [...document.querySelectorAll("#book :is(h1, h2, h3, h4, h5, h6)")]
   .filter((heading) => heading.checkVisibility()).map((heading) => heading.innerText.replace(/\\s+/g, " ").trim())"""
-BOOKMARK = re.compile(rb"^(\d+) 0 obj\n<</Title (?:\((?:[^()\\]|\\.)*\)|<[0-9A-F]*>)\n(/Dest .*?)>>\nendobj", re.M | re.S)
+STRING = rb"(?:\((?:[^()\\]|\\.)*\)|<[0-9A-F]*>)"
+BOOKMARK = re.compile(rb"^(\d+) 0 obj\n<</Title %s\n(/Dest .*?)>>\nendobj" % STRING, re.M | re.S)
 
 
 def together(site: Path, names: list[str]) -> str:
@@ -124,8 +128,8 @@ def with_bookmarks(pdf: bytes, titles: list[str]) -> bytes:
     """The file as Chromium makes it, whose bookmarks bear the titles, in order.
 
     Chromium runs the lines of a title into each other, and doubles one at the top of a page. New versions of the
-    bookmarks and a table of their places follow the old file (ISO 32000-1, 7.5.6). Where Chromium has made more or fewer
-    bookmarks than there are titles, the file stays as it is.
+    bookmarks and a table of their places follow the old file (ISO 32000-1, 7.5.6). Where Chromium has made more or
+    fewer bookmarks than there are titles, the file stays as it is.
     """
     bookmarks = {int(found[1]): found[2] for found in BOOKMARK.finditer(pdf)}
 
@@ -146,9 +150,10 @@ def with_bookmarks(pdf: bytes, titles: list[str]) -> bytes:
         places[number] = len(whole)
         text = title.encode("utf-16-be").hex().upper().encode()
         whole += b"%d 0 obj\n<</Title <FEFF%s>\n%s>>\nendobj\n" % (number, text, bookmarks[number])
-    table = b"".join(b"%d 1\n%010d 00000 n \n" % item for item in sorted(places.items()))
-    end = b"xref\n0 1\n0000000000 65535 f \n%strailer\n<<%s\n/Prev %s>>\nstartxref\n%d\n%%%%EOF\n" % (table, trailer, before, len(whole))
-    return bytes(whole + end)
+    table = b"xref\n0 1\n0000000000 65535 f \n"
+    table += b"".join(b"%d 1\n%010d 00000 n \n" % item for item in sorted(places.items()))
+    end = b"trailer\n<<%s\n/Prev %s>>\nstartxref\n%d\n%%%%EOF\n" % (trailer, before, len(whole))
+    return bytes(whole + table + end)
 
 
 def main() -> int:

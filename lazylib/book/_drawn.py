@@ -7,6 +7,7 @@ offer it.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.lines import AxLine, Line2D
+from matplotlib.ticker import FixedFormatter, FuncFormatter
 
 MOST = 200_000  # bytes; what would be longer is thinned
 COLUMNS = ("panel", "series", "color", "x", "y", "low", "high", "z")
@@ -150,10 +152,11 @@ def _band(fill: PolyCollection) -> dict[float, tuple[float, float]]:
 
 def _scatter(points: PathCollection) -> dict[str, Any]:
     places = np.ma.filled(np.ma.asarray(points.get_offsets(), dtype=float), math.nan)  # (k, 2)
+    found: dict[str, Any] = {"x": places[:, 0], "y": places[:, 1]}
+    if (values := points.get_array()) is not None:
+        return found | {"z": np.asarray(values)}
     colors = points.get_facecolors() if len(points.get_facecolors()) else points.get_edgecolors()
-    color = [to_hex(c) for c in colors] if len(colors) == len(places) else to_hex(colors[0])
-    values = points.get_array()
-    return {"color": color, "x": places[:, 0], "y": places[:, 1]} | ({} if values is None else {"z": np.asarray(values)})
+    return found | {"color": [to_hex(c) for c in colors] if len(colors) == len(places) else to_hex(colors[0])}
 
 
 def _contours(lines: ContourSet) -> Iterator[dict[str, Any]]:
@@ -188,10 +191,17 @@ def _centres(edges: np.ndarray, count: int) -> np.ndarray:
 
 
 def _label(ax: Axes, axis: str) -> str:
-    """The name of an axis; where it has none, that of the panels it is shared with, or of the figure."""
+    """The name of an axis; where it has none, that of the panels it is shared with, of the figure, or of its places."""
     shared = getattr(ax, f"get_shared_{axis}_axes")().get_siblings(ax)
     labels = [getattr(each, f"get_{axis}label")() for each in [ax, *shared]]
-    return " ".join((next(filter(None, labels), "") or getattr(ax.figure, f"get_sup{axis}label")()).split())
+    label = next(filter(None, labels), "") or getattr(ax.figure, f"get_sup{axis}label")()
+    ticks = getattr(ax, f"{axis}axis")
+    write = ticks.get_major_formatter()
+    if not label and isinstance(write, FuncFormatter | FixedFormatter):  # rows with names
+        names = {place: write(place, k) for k, place in enumerate(ticks.get_majorticklocs())}
+        if not all(re.fullmatch(r"[-−.\d]*", name) for name in names.values()):
+            label = ", ".join(f"{place:g} = {name}" for place, name in names.items())
+    return " ".join(label.split())
 
 
 def _names(labels: Sequence[str]) -> str:
