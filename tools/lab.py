@@ -1,8 +1,7 @@
 """The lab of the pages: its files as one piece of HTML, with the draws of lazylib that a run starts from.
 
 A page opened from a disk may load neither modules nor workers by address, so the scripts stand in the page itself. They
-run where they stand: a module would wait for all scripts of the page, and the network starts in a process of its own,
-which takes time.
+run where they stand, since a module would wait for all scripts of the page.
 """
 
 from __future__ import annotations
@@ -64,7 +63,8 @@ const unpack = (value) => typeof value === "string"
   : Object.fromEntries(Object.entries(value).map(([name, part]) => [name, unpack(part)]));
 const from = (id) => document.getElementById(id).textContent;
 const work = URL.createObjectURL(new Blob([from("lab-worker")], { type: "text/javascript" }));
-lab(document.querySelector(".lab"), unpack(JSON.parse(from("lab-drawn"))), work);
+const answer = new Function("onmessage", `${from("lab-worker")}; return answer;`)(); // as the worker answers
+lab(document.querySelector(".lab"), unpack(JSON.parse(from("lab-drawn"))), work, answer);
 """
 
 
