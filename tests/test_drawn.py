@@ -67,6 +67,9 @@ def test_error_bars_are_low_and_high():
     found = read(figure)
     assert list(found.series) == ["a"] * 3
     assert found[["x", "y", "low", "high"]].to_numpy().tolist() == [[0.1, 1, 0.5, 2], [1, 2, 1, 3], [10, 3, 2, 5]]
+    ax.errorbar([], [])
+    ax.errorbar(X, X)
+    assert len(read(figure)) == 6 and list(read(figure))[0] == "panel"
     ax.errorbar(X, X, xerr=1)
     assert _drawn.table(figure).startswith("panel: not in this table: some error bars,")
 
@@ -112,6 +115,19 @@ def test_rows_with_names_say_them():
     ax.set_yticks([0, 1], ["residual net\nlazy", "transformer"])
     ax.set_xticks([1, 2], ["1", "2"])
     assert list(read(figure))[-2:] == ["x", "y: 0 = residual net lazy, 1 = transformer"]
+
+
+def test_what_has_no_points_or_no_color_is_no_trouble():
+    figure, ax = plt.subplots()
+    ax.hlines([], 0, 1)
+    ax.plot([], [])
+    ax.scatter([], [])
+    assert _drawn.table(figure) is None
+    ax.fill_between([1, 2], [2, 3], facecolor="none")
+    ax.plot([3], [4], color="C0")
+    assert read(figure).to_csv(index=False) == (
+        "panel,series,color,x,y,low,high\n1,line 2,#1f77b4,3,4.0,,\n1,band 3,,1,,0.0,2.0\n1,band 3,,2,,0.0,3.0\n"
+    )
 
 
 def test_what_is_left_out_is_said_and_an_empty_figure_has_no_table():

@@ -20,7 +20,7 @@ from matplotlib.container import BarContainer, ErrorbarContainer
 from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.lines import AxLine, Line2D
+from matplotlib.lines import AxLine
 from matplotlib.ticker import FixedFormatter, FuncFormatter
 
 MOST = 200_000  # bytes; what would be longer is thinned
@@ -43,12 +43,13 @@ def table(figure: Figure) -> str | None:
         for name, points in _series(ax, missing):
             panel = f"{number}: {title}" if title else str(number)
             parts.append(pd.DataFrame({"panel": panel, "series": name, **points}))
+    parts = [part for part in parts if len(part)]
     if not parts:
         return None
     kept = [name for name in COLUMNS if any(name in part and part[name].notna().any() for part in parts)]
     names = {axis: _names([_label(ax, axis) for ax in panels]) for axis in "xy"}
-    colored = [artist for ax in panels for artist in [*ax.collections, *ax.images] if artist.colorbar]
-    names["z"] = "; ".join(dict.fromkeys(filter(None, (each.colorbar.ax.get_ylabel() for each in colored))))
+    bars = [bar for ax in panels for artist in [*ax.collections, *ax.images] if (bar := artist.colorbar)]
+    names["z"] = "; ".join(dict.fromkeys(filter(None, (bar.ax.get_ylabel() for bar in bars))))
     names["panel"] = f"not in this table: {', '.join(sorted(missing))}" if missing else ""
     text, every = "", 1
     while not text or len(text.encode()) > MOST:
@@ -72,47 +73,46 @@ def _series(ax: Axes, missing: set[str]) -> Iterator[tuple[str, dict[str, Any]]]
             points, caps, bars = container.lines
             done |= {points, *caps, *bars}
             columns = _points(points)
-            ends = np.array([path.vertices for path in bars[-1].get_paths()])  # (k, 2, 2)
-            if container.has_yerr and len(ends) == len(columns["x"]):
-                columns["low"], columns["high"] = ends[..., 1].T
-            if container.has_xerr or "low" not in columns:
+            paths = bars[-1].get_paths() if container.has_yerr else []
+            if paths and len(paths) == len(columns["x"]):
+                columns["low"], columns["high"] = np.array([path.vertices for path in paths])[..., 1].T  # of (k, 2, 2)
+            if bars and (container.has_xerr or "low" not in columns):
                 missing.add("some error bars")
             yield _name(container, "points", number), columns
     fills = [c for c in ax.collections if isinstance(c, PolyCollection) and len(c.get_paths())]
     bands = {fill: _band(fill) for fill in fills}  # x → low, high
     for number, line in enumerate(ax.lines, start=1):
-        if line in done or not line.get_visible() or not len(line.get_xdata()):
+        if line in done or not line.get_visible():
             continue
         if isinstance(line, AxLine):
             missing.add("lines without ends")
             continue
         columns = _points(line)
-        for fill, ends in bands.items():
-            own = to_hex(fill.get_facecolor()[0]) == columns["color"] and set(ends) <= set(columns["x"])
+        for fill, band in bands.items():
+            own = _color(fill.get_facecolor()) == columns["color"] and set(band) <= set(columns["x"])
             if own and fill not in done:
                 done.add(fill)
-                both = [ends.get(x, (math.nan, math.nan)) for x in columns["x"]]
+                both = [band.get(x, (math.nan, math.nan)) for x in columns["x"]]
                 columns["low"], columns["high"] = np.array(both).T
                 break
         if np.isfinite(columns["x"]).any() or np.isfinite(columns["y"]).any():
             yield _name(line, "line", number), columns
-    for number, artist in enumerate([*ax.collections, *ax.images], start=1):
+    artists: list[Any] = [*ax.collections, *ax.images]
+    for number, artist in enumerate(artists, start=1):
         if artist in done or not artist.get_visible():
             continue
         if artist in bands:
-            ends = bands[artist]
-            low, high = np.array(list(ends.values())).T
-            columns = {"color": to_hex(artist.get_facecolor()[0]), "x": list(ends), "low": low, "high": high}
+            low, high = np.array(list(bands[artist].values())).T
+            columns = {"color": _color(artist.get_facecolor()), "x": list(bands[artist]), "low": low, "high": high}
             yield _name(artist, "band", number), columns
         elif isinstance(artist, PathCollection):
             yield _name(artist, "points", number), _scatter(artist)
         elif isinstance(artist, ContourSet) and not artist.filled:
             yield from ((f"{_name(artist, 'contour', number)} {k}", part) for k, part in enumerate(_contours(artist)))
         elif isinstance(artist, LineCollection) and not isinstance(artist, ContourSet):
-            ends = np.concatenate([path.vertices for path in artist.get_paths()])  # (2 k, 2)
-            color = to_hex(artist.get_colors()[0])
-            yield _name(artist, "segments", number), {"color": color, "x": ends[:, 0], "y": ends[:, 1]}
-        elif isinstance(artist, QuadMesh | AxesImage) and artist.get_array().squeeze().ndim < 3:
+            x, y = np.concatenate([np.empty((0, 2)), *(path.vertices for path in artist.get_paths())]).T
+            yield _name(artist, "segments", number), {"color": _color(artist.get_colors()), "x": x, "y": y}
+        elif isinstance(artist, QuadMesh | AxesImage) and getattr(artist.get_array(), "ndim", 0) == 2:
             yield _name(artist, "image", number), _image(artist)
         else:
             missing.add("filled contours" if isinstance(artist, ContourSet) else _kind(artist))
@@ -128,8 +128,13 @@ def _name(artist: Any, kind: str, number: int) -> str:
     return label if label and not label.startswith("_") else f"{kind} {number}"
 
 
-def _points(line: Line2D) -> dict[str, Any]:
-    """A line's points; what is not in the axes' units is NaN, and a line along an axis then has one point."""
+def _color(colors: Any) -> str:
+    """The first of them, without its opacity."""
+    return to_hex(colors[0]) if len(colors) else ""
+
+
+def _points(line: Any) -> dict[str, Any]:
+    """The points of a Line2D; what is not in the axes' units is NaN, and a line along an axis then has one point."""
     points = np.array(line.get_xydata(), dtype=float)  # (k, 2)
     inside = line.get_transform().contains_branch_seperately(line.axes.transData)
     points[:, ~np.array(inside)] = math.nan
@@ -140,7 +145,7 @@ def _points(line: Line2D) -> dict[str, Any]:
     return {"color": color, "x": points[:, 0], "y": points[:, 1]}
 
 
-def _band(fill: PolyCollection) -> dict[float, tuple[float, float]]:
+def _band(fill: Any) -> dict[float, tuple[float, float]]:
     """The lowest and highest point of a filled area at each x of its corners."""
     corners = np.concatenate([path.vertices for path in fill.get_paths()])  # (k, 2)
     found: dict[float, tuple[float, float]] = {}
@@ -150,27 +155,27 @@ def _band(fill: PolyCollection) -> dict[float, tuple[float, float]]:
     return dict(sorted(found.items()))
 
 
-def _scatter(points: PathCollection) -> dict[str, Any]:
-    places = np.ma.filled(np.ma.asarray(points.get_offsets(), dtype=float), math.nan)  # (k, 2)
+def _scatter(points: Any) -> dict[str, Any]:
+    places: np.ndarray = np.ma.filled(np.ma.asarray(points.get_offsets(), dtype=float), math.nan)  # (k, 2)
     found: dict[str, Any] = {"x": places[:, 0], "y": places[:, 1]}
     if (values := points.get_array()) is not None:
         return found | {"z": np.asarray(values)}
-    colors = points.get_facecolors() if len(points.get_facecolors()) else points.get_edgecolors()
-    return found | {"color": [to_hex(c) for c in colors] if len(colors) == len(places) else to_hex(colors[0])}
+    colors = points.get_facecolor() if len(points.get_facecolor()) else points.get_edgecolor()
+    return found | {"color": [to_hex(c) for c in colors] if len(colors) == len(places) else _color(colors)}
 
 
-def _contours(lines: ContourSet) -> Iterator[dict[str, Any]]:
+def _contours(lines: Any) -> Iterator[dict[str, Any]]:
     for level, path in zip(lines.levels, lines.get_paths(), strict=True):
         for part in path.to_polygons(closed_only=False):
             yield {"x": part[:, 0], "y": part[:, 1], "z": level}
 
 
-def _image(image: QuadMesh | AxesImage) -> dict[str, Any]:
-    """A value for each pixel, at its centre."""
-    values = np.ma.filled(np.ma.asarray(image.get_array(), dtype=float), math.nan)  # (rows, columns)
+def _image(image: Any) -> dict[str, Any]:
+    """A value for each pixel of a QuadMesh or an AxesImage, at its centre."""
+    values: np.ndarray = np.ma.filled(np.ma.asarray(image.get_array(), dtype=float), math.nan)  # (rows, columns)
     rows, columns = values.shape
     if isinstance(image, QuadMesh):
-        edges = image.get_coordinates()  # (rows + 1, columns + 1, 2)
+        edges: Any = image.get_coordinates()  # (rows + 1, columns + 1, 2)
         x, y = (_centres(edge, count) for edge, count in ((edges[0, :, 0], columns), (edges[:, 0, 1], rows)))
     else:
         left, right, bottom, top = image.get_extent()

@@ -71,8 +71,8 @@ def _keep_points(shell: Any) -> None:
     from IPython.core.formatters import BaseFormatter
 
     class Points(BaseFormatter):
-        format_type = "text/csv"  # type: ignore[assignment]  # a trait
-        print_method = "_repr_csv_"  # type: ignore[assignment]  # no class has it: figures alone are shown so
+        format_type = "text/csv"
+        print_method = "_repr_csv_"  # no class has it: figures alone are shown so
 
     points = Points(parent=shell.display_formatter)
     points.for_type(Figure, table)
