@@ -1,4 +1,4 @@
-// The controls and pictures of the lab; what is drawn comes from the worker.
+// The controls and pictures of the lab; what is drawn comes from the worker, the start of a run from its `answer` here.
 
 const DEFAULTS = { start: "circle", tau: 0.1, alpha: 1, m: 16, factor: "1", rule: "fixed", share: 0.5, seed: 6, angles: null };
 const LOGARITHMIC = ["tau", "alpha"], NUMBERS = ["tau", "alpha", "m", "share", "seed"], EVERY = 2500; // ms between texts
@@ -28,37 +28,44 @@ export function writeAddress(setting) {
   return `#${new URLSearchParams(changed.map(([name, value]) => [name, Array.isArray(value) ? value.join() : value]))}`;
 }
 
-export function lab(form, drawn, work) {
+export function lab(form, drawn, work, answer) {
   const plane = form.querySelector(".lab-plane"), losses = form.querySelector(".lab-losses");
   const field = (name) => form.querySelector(`[name="${name}"]`), status = form.querySelector(".lab-state");
   const whole = !form.classList.contains("small");
   const quiet = matchMedia("(prefers-reduced-motion: reduce)").matches;
   const worker = new Worker(work);
-  let setting, seen, curves, paths, playing = !quiet, waiting = false, spoken = -EVERY, dragged = null;
+  let setting, seen, curves, paths, playing = !quiet, waiting = false, run = 0, spoken = -EVERY, dragged = null;
   Object.keys(drawn).forEach((seed) => field("seed").add(new Option(seed, seed)));
 
   // --- the run ---
 
   function restart() {
-    [seen, curves, paths] = [null, [], []];
+    [seen, curves, paths, waiting] = [null, [], [], false];
     const teacher = setting.angles?.map((degrees) => degrees * Math.PI / 180);
-    send({ setting: { ...setting, teacher }, drawn: drawn[setting.seed] });
+    const message = { run: ++run, setting: { ...setting, teacher }, drawn: drawn[setting.seed] };
+    worker.postMessage(message);
+    take(answer(message)); // at once: the worker may still be about to start
     show();
   }
 
   function send(message) {
     waiting = true;
-    worker.postMessage(message);
+    worker.postMessage({ run, ...message });
   }
 
   worker.onmessage = ({ data }) => {
+    if (data.run !== run) return; // of a run that is over
     waiting = false;
+    take(data);
+  };
+
+  function take(data) {
     seen = data;
     curves.push(data.measures);
     paths.push(data.w);
     if (data.done || !Number.isFinite(data.measures.train)) play(false);
     requestAnimationFrame(draw);
-  };
+  }
 
   function play(on) {
     playing = on && !(seen?.done);

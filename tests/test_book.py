@@ -134,10 +134,20 @@ def small_book(tmp_path) -> Path:
 
 
 def test_a_sound_book_builds(small_book, tmp_path):
+    """And under a figure whose points are known there is a link to them."""
+    drawn, plain = (
+        figure(mystnb={"figure": {"name": name, "caption": "A line."}, "image": {"alt": "a line that rises"}}, alt=None)
+        for name in ("fig-a", "fig-b")
+    )
+    drawn.outputs[0].data["text/csv"] = "x,y\n1,2\n"
+    write(small_book / "page.ipynb", text("# A page\n\nMathematics $x$."), drawn, plain)
     done = build(small_book, tmp_path / "out", small_book)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == f"The book: {(tmp_path / 'out/html/index.html').as_uri()}"
-    assert 'alt="a line that rises"' in (tmp_path / "out/html/page.html").read_text(encoding="utf-8")
+    page = (tmp_path / "out/html/page.html").read_text(encoding="utf-8")
+    assert 'alt="a line that rises"' in page
+    assert re.findall(r'href="(_data/[^"]*)" download>CSV<', page) == ["_data/fig-a.csv"]
+    assert (tmp_path / "out/html/_data/fig-a.csv").read_text() == "x,y\n1,2\n"
     assert {"index.html", "_sources/page.ipynb"} <= is_a_crate(tmp_path / "out/html").keys()
 
 
@@ -541,6 +551,15 @@ def test_the_ledger_is_filtered_by_work_and_verdict(visit):
         tables = tab.locator(".ledger table:visible").count()
         assert tables < tab.locator(".ledger table").count()
         assert not seen.faults, seen.faults
+
+
+def test_the_ledger_takes_the_width_of_a_screen_and_a_phone_shows_no_empty_runs(visit):
+    with visit("chapters/ledger", width=1440) as seen:
+        box = "() => document.querySelector('.ledger table').getBoundingClientRect().width"
+        assert seen.tab.evaluate(box) > 1000
+        seen.tab.set_viewport_size({"width": 390, "height": 800})
+        assert seen.tab.evaluate(box) <= 390
+        assert seen.tab.locator(".ledger td:visible").count() and not seen.tab.locator(".ledger-none:visible").count()
 
 
 def test_a_claim_in_the_ledger_leads_to_its_cell(visit):

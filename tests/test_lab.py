@@ -182,6 +182,23 @@ def tab(browser, address, request):
     page.close()
 
 
+def test_the_first_picture_waits_for_neither_the_page_nor_the_worker(browser, tmp_path):
+    """The page is still being read, and the worker never answers; an answer of a run that is over is dropped."""
+    page = tmp_path / "index.html"
+    page.write_text(f'<!doctype html><meta charset="utf-8">{lab.page(small=True)}', encoding="utf-8")
+    tab = browser.new_page(reduced_motion="reduce")
+    tab.add_init_script("""Worker = class {
+        constructor() { window.worker = this; this.begun = document.readyState; }
+        postMessage() {}
+    }""")
+    tab.goto(page.as_uri())
+    assert "After 0 steps" in state(tab)
+    assert tab.evaluate("worker.begun") == "loading"
+    tab.evaluate("worker.onmessage({ data: { run: 0 } })")
+    assert len(page.read_text(encoding="utf-8")) < 40_000  # the draws of one seed and width
+    tab.close()
+
+
 def state(tab):
     tab.wait_for_function("document.querySelector('.lab-state').textContent")
     return tab.inner_text(".lab-state")

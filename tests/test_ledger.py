@@ -530,6 +530,8 @@ def test_html_says_it_in_words_and_links_existing_chapters_only(book):
     assert provenance._cpu() in row.replace("&amp;", "&")
     assert html.count("<tr id=") == 3 and "✗" not in html[html.index('id="claim-A2"') :]
     assert "– not run yet" in html[html.index('id="claim-A2"') :]
+    none = re.findall(r'<td data-label="([^"]*)" class="ledger-none">–</td>', html)
+    assert set(none) == {"Live here", "Larger run"} and html.count("ledger-none") == html.count(">–</td>") == len(none)
 
 
 def test_the_code_state_follows_the_sources(tmp_path):

@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import io
 import json
+import re
 import tarfile
 from types import SimpleNamespace
 
@@ -18,6 +19,7 @@ from lazylib.book.claims import VERDICTS as VERDICTS_OF_CLAIMS
 from tests.made_notebooks import code, notebook, text
 from tools import api, build, frames, mend, minute, pdf, tables, teaching, times, vendor
 from tools.pages import ROOT, chapters, pages
+from tools.ready import browser_path
 
 # --- assets ---
 
@@ -256,10 +258,27 @@ def test_the_box_leaves_out_what_there_is_not():
     assert minute.take_verdicts(made) == ""
 
 
-def test_every_chapter_with_a_box_has_its_figure_and_every_box_its_chapter():
-    stems = {path.stem: path for path in chapters()}
-    for stem, box in minute.asked(ROOT).items():
-        assert box["figure"] in minute.figures(nbformat.read(stems[stem], 4)), stem
+def test_a_chapter_without_claims_is_answered_by_its_outputs():
+    said = [new_output("display_data", {"text/markdown": f"**{words}** it is {k}."}) for k, words in enumerate("AB")]
+    made = minute.with_box(chapter_in_short(code("", *said)), "Why?", "fig-a", ["B", "A", "C"])
+    assert "**Answer.** B it is 1. A it is 0.\n" in made.cells[1].source.replace(" \n", "\n")
+    assert "**Claim.**" not in made.cells[1].source and made.cells[0].source.endswith("Its answer.")
+
+
+def test_every_chapter_has_a_box_with_its_figure_and_what_answers_it():
+    asked = minute.asked(ROOT)
+    assert list(asked) == [path.stem for path in chapters()]
+    for path in chapters():
+        book, box = nbformat.read(path, 4), asked[path.stem]
+        assert box["figure"] in minute.figures(book), path.stem
+        assert all(minute.said(book, box.get("answer", []))), path.stem
+
+
+@pytest.mark.parametrize("points", [False, True])
+def test_the_end_says_what_can_be_taken_along(points):
+    made = minute.with_end(chapter_in_short(), "chapters/x", ["03_x.csv"], points, ROOT)
+    assert '<a href="../_data/03_x.csv" download>03_x</a>' in made.cells[-1].source
+    assert ("to its points as CSV" in made.cells[-1].source) == points
 
 
 QUESTIONS = teaching.asked(ROOT)
@@ -298,6 +317,15 @@ def test_questions_stand_before_the_exercises_with_their_answers_folded():
     assert form.index("<details>") < form.index("<strong>Yes &amp; always</strong> It is.") < form.index("</details>")
 
 
+def test_questions_cut_a_cell_in_which_the_exercises_begin():
+    cells = [nbformat.v4.new_markdown_cell("# Title"), nbformat.v4.new_markdown_cell("a\n\n## Exercises\n\n1. b")]
+    question = {"ask": "?", "right": "Yes", "wrong": ["No"], "why": "So."}
+    page = teaching.with_questions(nbformat.v4.new_notebook(cells=cells), [question])
+    starts = [cell.source.split("\n")[0] for cell in page.cells]
+    assert starts == ["# Title", "a", "## Check yourself", "## Exercises"] and page.cells[-1].source.endswith("1. b")
+    nbformat.validate(page)
+
+
 def test_the_page_for_teachers_has_all_chapters_and_answers():
     text = teaching.overview(ROOT, {stem: (f"Title of {stem}", "About 15 minutes to read.") for stem in QUESTIONS})
     for stem, chapter in QUESTIONS.items():
@@ -317,6 +345,19 @@ def test_tables_hold_the_stored_numbers(tmp_path):
     lines = (tmp_path / "csv/03_x_by_seed_tau.csv").read_text().splitlines()
     assert lines == ["seed,tau,loss", "0,0.1,1", "0,2,2", "1,0.1,3", "1,2,4.5"]
     assert tables.write("04_other", tmp_path / "results", tmp_path / "csv") == []
+
+
+def test_the_points_of_figures_are_files_and_leave_the_notebook(tmp_path):
+    def drawn(name=None):
+        cell = code("draw()", new_output("display_data", {"image/svg+xml": "<svg/>", "text/csv": "x,y\n1,2\n"}))
+        cell.metadata["mystnb"] = {"figure": {"name": name}} if name else {}
+        return cell
+
+    made = notebook(text("# T"), drawn("fig-a"), drawn(), code("1"))
+    assert tables.points(made, tmp_path / "data") == ["fig-a.csv"]
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["fig-a.csv"]
+    assert (tmp_path / "data/fig-a.csv").read_text() == "x,y\n1,2\n"
+    assert [dict(cell.outputs[0].data) for cell in made.cells[1:3]] == [{"image/svg+xml": "<svg/>"}] * 2
 
 
 # --- what the theme leaves ---
@@ -357,3 +398,73 @@ def test_the_pages_become_one_with_links_within(tmp_path):
     assert links == ["#index", "#c-a", "#c-a--p", "#c-a--p"] and all(link[1:] in ids for link in links)
     assert len(ids) == len(set(ids)) and whole.select_one("img")["src"] == "i.svg" and not whole.select(".lab")
     assert whole.select_one(".contents").get_text(" ", strip=True) == "Book A"
+
+
+PRINTED = b"""%PDF-1.4
+1 0 obj
+<</Title (Two \\(wrapped\\)lines)
+/Dest [9 0 R /XYZ 1 2 0]
+/Parent 4 0 R
+/Next 3 0 R
+/First 2 0 R
+/Count 1>>
+endobj
+2 0 obj
+<</Title (TopTop)
+/Dest [9 0 R /XYZ 3 4 0]
+/Parent 1 0 R>>
+endobj
+3 0 obj
+<</Title <FEFF03C403C4>
+/Dest [9 0 R /XYZ 5 6 0]
+/Parent 4 0 R
+/Prev 1 0 R>>
+endobj
+4 0 obj
+<</Type /Outlines
+/First 1 0 R
+/Last 3 0 R
+/Count 3>>
+endobj
+xref
+0 5
+trailer
+<</Size 5
+/Root 8 0 R>>
+startxref
+77
+%%EOF
+"""
+
+
+def test_bookmarks_bear_the_headings_in_their_order():
+    made = pdf.with_bookmarks(PRINTED, ["Two (wrapped) lines", "Top", "τ"])
+    assert made.startswith(PRINTED)
+    start = int(re.findall(rb"startxref\n(\d+)\n%%EOF", made)[-1])
+    lines = made[start:].split(b"\n")
+    assert lines[0] == b"xref" and b"/Prev 77>>" in made[start:] and b"/Root 8 0 R" in made[start:]
+    places = {int(a.split()[0]): int(b.split()[0]) for a, b in zip(lines[1:9:2], lines[2:9:2], strict=True)}
+    old = {int(match[1]): match[2] for match in pdf.BOOKMARK.finditer(PRINTED)}
+    for number, title in {1: "Two (wrapped) lines", 2: "Top", 3: "τ"}.items():
+        found = re.match(rb"(\d+) 0 obj\n<</Title <FEFF(\w+)>\n(.*?)>>\nendobj", made[places[number] :], re.S)
+        assert int(found[1]) == number and bytes.fromhex(found[2].decode()).decode("utf-16-be") == title
+        assert found[3] == old[number]
+
+
+def test_bookmarks_stay_where_there_are_other_headings():
+    assert pdf.with_bookmarks(PRINTED, ["One"]) == PRINTED
+
+
+def test_the_pdf_has_the_headings_as_bookmarks_and_the_contents_lead_to_them(tmp_path):
+    if browser_path() is None:
+        pytest.skip("no chromium here; on Debian: apt-get install chromium")
+    pytest.importorskip("playwright")
+    head = "<html><head><title>x</title><script>MathJax = {{startup: {{promise: 1}}}}</script></head>"
+    frame = head + "<body>{}</body></html>"
+    (tmp_path / "index.html").write_text(frame.format("<article><h1>A book</h1></article>"))
+    (tmp_path / "a.html").write_text(frame.format("<article><h1>On top</h1><h2>Two<br>lines</h2></article>"))
+    pdf.make(tmp_path, tmp_path / "x.pdf", ["index", "a"])
+    made = (tmp_path / "x.pdf").read_bytes()
+    titles = [bytes.fromhex(t.decode()).decode("utf-16-be") for t in re.findall(rb"/Title <FEFF(\w+)>\n/Dest", made)]
+    assert titles == ["A book", "On top", "Two lines"]
+    assert made.count(b"/Dest /index") == made.count(b"/Dest /a") == 1

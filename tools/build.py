@@ -71,12 +71,13 @@ def stage(executed: Path, into: Path, root: Path = ROOT) -> list[str]:
                 continue
             faults += problems(executed / notebook)
             content = nbformat.read(executed / notebook, as_version=4)
+            points = tables.points(content, into / minute.DATA)
             if page == LEDGER:
                 content = with_gaps(content, executed, names)
                 content.cells.append(nbformat.v4.new_markdown_cell(EXPORTED, id="exported"))
-                (into / "_extra" / "_data").mkdir(parents=True, exist_ok=True)
+                (into / minute.DATA).mkdir(parents=True, exist_ok=True)
                 try:
-                    (into / "_extra" / "_data" / "ledger.json").write_text(exported(table()), encoding="utf-8")
+                    (into / minute.DATA / "ledger.json").write_text(exported(table()), encoding="utf-8")
                 except ValueError as error:
                     faults.append(str(error))
             offer = into / download.OFFERED / notebook
@@ -88,8 +89,8 @@ def stage(executed: Path, into: Path, root: Path = ROOT) -> list[str]:
                 content = minute.with_box(content, **box)
                 if notebook.stem in questions:  # after the box, whose reading time is that of the chapter
                     content = teaching.with_questions(content, questions[notebook.stem]["questions"])
-                data = tables.write(notebook.stem, root / "results", into / "_extra" / "_data")
-                content = minute.with_end(content, page, data, root)
+                data = tables.write(notebook.stem, root / "results", into / minute.DATA)
+                content = minute.with_end(content, page, data, bool(points), root)
             nbformat.write(content, target)
         elif page in made and not (root / text).exists():
             target.write_text(made[page](), encoding="utf-8")

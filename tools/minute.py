@@ -2,7 +2,7 @@
 
 Both are made from what is there: the sentence under the title, the verdicts and times that the outputs hold, one of the
 chapter's figures, the stored results, CITATION.cff. New is one line a chapter, its question, in chapters/claims.toml.
-As an extension of the book's builder it puts the figure into the box, and a link to the file under every figure.
+As an extension of the book's builder it puts the figure into the box, and links to its files under every figure.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 import posixpath
 import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
@@ -21,21 +22,31 @@ from nbformat import NotebookNode
 
 VERDICTS = re.compile(r"\*\*([A-Z]\d+)\*\* [✓≈✗?–]")
 TIME = re.compile(r"This run: preset (.+?), (\d+) s on ([^;]+);")
+DATA = Path("_extra", "_data")  # in the sources: the folder of tables, which is _data in the book
 WORDS_A_MINUTE, MINUTES_A_FIGURE = 200, 0.5
 
 
 def asked(root: Path) -> dict[str, dict]:
-    """What claims.toml says of each chapter that has a box: its question, and which figure answers it."""
+    """What claims.toml says of each chapter that has a box: the arguments of `with_box`."""
     path = root / "chapters" / "claims.toml"
     return tomllib.loads(path.read_text(encoding="utf-8")).get("minute", {}) if path.exists() else {}
 
 
-def with_box(notebook: NotebookNode, question: str, figure: str) -> NotebookNode:
-    """`notebook` with the box below its title, which takes the sentence under the title and the verdicts; in place."""
+def with_box(notebook: NotebookNode, question: str, figure: str, answer: Sequence[str] = ()) -> NotebookNode:
+    """`notebook` with the box below its title, in place.
+
+    figure: the name of the one that answers the question.
+    answer: how the sentences begin, among the outputs, that answer it where the chapter tests no claim. Else the box
+        takes the sentence under the title, which is the claim, and the verdicts.
+    """
     first = notebook.cells[0]
-    *title, answer = first.source.split("\n\n")
-    first.source = "\n\n".join(title)
-    lines = [f"**Question.** {question}", f"**Claim.** {answer}"]
+    lines = [f"**Question.** {question}"]
+    if answer:
+        lines += [f"**Answer.** {' '.join(said(notebook, answer))}"]
+    else:
+        *title, claim = first.source.split("\n\n")
+        first.source = "\n\n".join(title)
+        lines += [f"**Claim.** {claim}"]
     if figure in figures(notebook):
         lines += [f":::{{minute-figure}} {figure}\n:::"]
     lines += [f"**Verdicts.** {verdicts}"] if (verdicts := take_verdicts(notebook)) else []
@@ -43,6 +54,13 @@ def with_box(notebook: NotebookNode, question: str, figure: str) -> NotebookNode
     box = "\n\n".join(["::::{admonition} In one minute\n:class: minute", *lines, "::::"])
     notebook.cells.insert(1, nbformat.v4.new_markdown_cell(box, id="minute"))
     return notebook
+
+
+def said(notebook: NotebookNode, starts: Sequence[str]) -> list[str]:
+    """The sentences among the outputs that begin so, without bold type."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    sentences = [output.get("data", {}).get("text/markdown", "").replace("**", "") for output in outputs]
+    return [next((text for text in sentences if text.startswith(start)), "") for start in starts]
 
 
 def figures(notebook: NotebookNode) -> dict[str, NotebookNode]:
@@ -78,8 +96,11 @@ def times(notebook: NotebookNode) -> str:
     return f"{reading.capitalize()}, {run} to run ({machine}; preset {preset})."
 
 
-def with_end(notebook: NotebookNode, page: str, data: list[str], root: Path) -> NotebookNode:
-    """`notebook` with links to itself and to its data, and how to cite it, after its last cell; in place."""
+def with_end(notebook: NotebookNode, page: str, data: list[str], points: bool, root: Path) -> NotebookNode:
+    """`notebook` with links to itself and to its data, and how to cite it, after its last cell; in place.
+
+    points: whether those of its figures are there as well.
+    """
     up, title = "../" * page.count("/"), notebook.cells[0].source.splitlines()[0].removeprefix("# ")
     work = yaml.safe_load((root / "CITATION.cff").read_text(encoding="utf-8"))
     authors = ", ".join(
@@ -90,7 +111,7 @@ def with_end(notebook: NotebookNode, page: str, data: list[str], root: Path) -> 
     )
     lines = [
         f'- <a href="{up}_sources/{page}.ipynb" download>This chapter as a notebook</a>; '
-        "under each figure is a link to its file."
+        f"under each figure is a link to its file{', and to its points as CSV' * points}."
     ]
     if data:
         links = ", ".join(f'<a href="{up}_data/{name}" download>{name.removesuffix(".csv")}</a>' for name in data)
@@ -126,7 +147,7 @@ def _fill(app, doctree: nodes.document) -> None:
 
 
 def _link_files(app, doctree: nodes.document, page: str) -> None:
-    """Under every figure a link to its file, which is small and sharp at any size if it is SVG."""
+    """Under every figure a link to its file, which is small and sharp at any size if it is SVG, and to its points."""
     if app.builder.format != "html":
         return
     up = "../" * page.count("/")
@@ -138,6 +159,8 @@ def _link_files(app, doctree: nodes.document, page: str) -> None:
         name = app.env.images[picture["uri"]][1]
         kind = posixpath.splitext(name)[1].removeprefix(".").upper()
         link = f' <a class="file" href="{up}_images/{name}" download="{figure["names"][0]}.{kind.lower()}">{kind}</a>'
+        if (Path(app.srcdir) / DATA / f"{figure['names'][0]}.csv").exists():
+            link += f' <a class="file" href="{up}_data/{figure["names"][0]}.csv" download>CSV</a>'
         caption += nodes.raw("", link, format="html")
 
 

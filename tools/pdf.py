@@ -9,8 +9,10 @@ is open if it is text and left out if it is code, and the lab is left to the scr
 import argparse
 import copy
 import posixpath
+import re
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from bs4 import BeautifulSoup, Tag
@@ -18,7 +20,10 @@ from bs4 import BeautifulSoup, Tag
 from tools.pages import ROOT, pages
 from tools.ready import browser_path
 
-LEFT_OUT = "script, .headerlink, .toggle-hint, .take, .frames input, .ledger-filter, details.hide, .prev-next-area"
+LEFT_OUT = (
+    "script, .headerlink, .toggle-hint, .take, .frames input, .ledger-filter, details.hide, .prev-next-area, "
+    "figcaption .file"
+)
 STYLE = """
 body { max-width: none; font-size: 10pt; }
 #book { padding: 0; } #book > section { break-before: page; }
@@ -27,6 +32,10 @@ figure, table tr, pre, .admonition p { break-inside: avoid; }
 h1, h2, h3 { break-after: avoid; } pre { white-space: pre-wrap; } .contents li { list-style: none; }
 """
 PATIENCE = 300_000  # ms, for a slow machine
+HEADINGS = """() => [...document.querySelectorAll("#book :is(h1, h2, h3, h4, h5, h6)")]
+  .filter((heading) => heading.checkVisibility()).map((heading) => heading.innerText.replace(/\\s+/g, " ").trim())"""
+STRING = rb"(?:\((?:[^()\\]|\\.)*\)|<[0-9A-F]*>)"
+BOOKMARK = re.compile(rb"^(\d+) 0 obj\n<</Title %s\n(/Dest .*?)>>\nendobj" % STRING, re.M | re.S)
 
 
 def together(site: Path, names: list[str]) -> str:
@@ -103,15 +112,48 @@ def make(site: Path, into: Path, names: list[str]) -> None:
             tab.goto(page_file.as_uri(), wait_until="load")
             tab.wait_for_function("window.MathJax?.startup?.promise !== undefined")
             tab.evaluate("window.MathJax.startup.promise")
-            tab.pdf(
-                path=into, format="A4", outline=True, tagged=True, print_background=True, display_header_footer=True,
+            made = tab.pdf(
+                format="A4", outline=True, tagged=True, print_background=True, display_header_footer=True,
                 header_template="<span></span>",
                 footer_template='<div style="font-size:8px;width:100%;text-align:center" class="pageNumber"></div>',
                 margin={"top": "1.5cm", "bottom": "1.8cm", "left": "1.8cm", "right": "1.8cm"},
             )  # fmt: skip
+            into.write_bytes(with_bookmarks(made, tab.evaluate(HEADINGS)))
             browser.close()
     finally:
         page_file.unlink()
+
+
+def with_bookmarks(pdf: bytes, titles: list[str]) -> bytes:
+    """The file as Chromium makes it, whose bookmarks bear the titles, in order.
+
+    Chromium runs the lines of a title into each other, and doubles one at the top of a page. New versions of the
+    bookmarks and a table of their places follow the old file (ISO 32000-1, 7.5.6). Where Chromium has made more or
+    fewer bookmarks than there are titles, the file stays as it is.
+    """
+    bookmarks = {int(found[1]): found[2] for found in BOOKMARK.finditer(pdf)}
+
+    def ordered(text: bytes, kind: bytes) -> Iterator[int]:
+        if found := re.search(rb"/%s (\d+) 0 R" % kind, text):
+            number = int(found[1])
+            yield number
+            yield from ordered(bookmarks[number], b"First")
+            yield from ordered(bookmarks[number], b"Next")
+
+    root = re.search(rb"<</Type /Outlines\n.*?>>", pdf, re.S)
+    numbers = list(ordered(root[0], b"First")) if root else []
+    if len(numbers) != len(titles):
+        return pdf
+    *_, (trailer, before) = re.findall(rb"trailer\n<<(.*?)>>\nstartxref\n(\d+)", pdf, re.S)
+    whole, places = bytearray(pdf), {}
+    for number, title in zip(numbers, titles, strict=True):
+        places[number] = len(whole)
+        text = title.encode("utf-16-be").hex().upper().encode()
+        whole += b"%d 0 obj\n<</Title <FEFF%s>\n%s>>\nendobj\n" % (number, text, bookmarks[number])
+    table = b"xref\n0 1\n0000000000 65535 f \n"
+    table += b"".join(b"%d 1\n%010d 00000 n \n" % item for item in sorted(places.items()))
+    end = b"trailer\n<<%s\n/Prev %s>>\nstartxref\n%d\n%%%%EOF\n" % (trailer, before, len(whole))
+    return bytes(whole + table + end)
 
 
 def main() -> int:

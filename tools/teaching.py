@@ -7,6 +7,7 @@ static/book.js, in the page. The page for teachers includes a table of the chapt
 from __future__ import annotations
 
 import html
+import re
 import tomllib
 from hashlib import blake2b
 from pathlib import Path
@@ -16,6 +17,7 @@ import nbformat
 from nbformat import NotebookNode
 
 BEFORE = "## Exercises"
+STARTS = re.compile(f"^{BEFORE}", re.MULTILINE)
 
 
 def asked(root: Path) -> dict[str, dict[str, Any]]:
@@ -35,9 +37,14 @@ def with_questions(notebook: NotebookNode, questions: list[dict[str, Any]]) -> N
     """`notebook` with the questions before its exercises, or at its end if it has none; in place."""
     asked = "\n\n".join(_form(number, question) for number, question in enumerate(questions, 1))
     text = f"## Check yourself\n\nThree questions; nothing that you choose leaves this page.\n\n{asked}"
-    starts = [i for i, cell in enumerate(notebook.cells) if cell.source.startswith(BEFORE)]
-    at = starts[0] if starts else len(notebook.cells)
-    notebook.cells.insert(at, nbformat.v4.new_markdown_cell(text, id="check-yourself"))
+    cells = [nbformat.v4.new_markdown_cell(text, id="check-yourself")]
+    texts = ((i, cell) for i, cell in enumerate(notebook.cells) if cell.cell_type == "markdown")
+    at, exercises = next(((i, cell) for i, cell in texts if STARTS.search(cell.source)), (len(notebook.cells), None))
+    if exercises and not exercises.source.startswith(BEFORE):  # they begin within a cell, which is cut there
+        before, after = STARTS.split(exercises.source, maxsplit=1)
+        cells.insert(0, nbformat.v4.new_markdown_cell(before, id="before-check-yourself"))
+        exercises.source = BEFORE + after
+    notebook.cells[at:at] = cells
     return notebook
 
 

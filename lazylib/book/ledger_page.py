@@ -12,6 +12,7 @@ COLORS = {
     "right direction, other size": "#fbe7b2",
     "does not hold": "#f6cfc4",
 }
+NO, NONE = "–", ' class="ledger-none"'  # a cell without a run, which a phone leaves out
 COLUMNS = ("What is asked", "Live here", "Larger run")
 # With the page and not in a file of the book's, so that a notebook shows the table as the page does.
 STYLE = """<style>
@@ -120,13 +121,14 @@ def _limb(row: dict, name: str, rule: Mapping[str, Any]) -> str:
 def _found(id: str, record: dict | None, name: str) -> str:
     limb = record["limbs"].get(name) if record else None
     if limb is None:
-        return "–"
+        return NO
     return _html.escape(f"{MARKS[limb['answer']]} {measured(id, limb['cases'])}")
 
 
 def _line(asked: str, live: str, larger: str, kind: str = "ledger-limb") -> str:
     cells = zip(COLUMNS, (asked, live, larger), strict=True)  # the names for where the page is too narrow for a head
-    return f'<tr class="{kind}">' + "".join(f'<td data-label="{label}">{cell}</td>' for label, cell in cells) + "</tr>"
+    parts = (f'<td data-label="{label}"{NONE * (cell == NO)}>{cell}</td>' for label, cell in cells)
+    return f'<tr class="{kind}">{"".join(parts)}</tr>'
 
 
 def _run(record: dict | None, row: dict) -> str:

@@ -12,8 +12,10 @@ import numpy as np
 import xarray as xr
 from cycler import cycler
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from ._drawn import table
 from .stats import Estimate
 
 # Okabe and Ito's palette: distinct also without red–green vision; its yellow is too pale for lines
@@ -21,7 +23,7 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 
 
 def style(format: Literal["svg", "png"] = "svg") -> None:
-    """Set matplotlib's defaults, and in a notebook the format of its figures.
+    """Set matplotlib's defaults, and in a notebook the format of its figures, with their points as CSV beside it.
 
     format: "svg", or "png" for pictures with so many points that an SVG would be heavy. The same figure gives
         the same bytes on each run.
@@ -59,8 +61,22 @@ def style(format: Literal["svg", "png"] = "svg") -> None:
         from matplotlib_inline.backend_inline import set_matplotlib_formats
     except ImportError:  # plain Python: nothing is displayed
         return
-    if get_ipython() is not None:
+    if (shell := get_ipython()) is not None:
         set_matplotlib_formats(format, metadata={"Date": None} if format == "svg" else {"Software": None})
+        _keep_points(shell)
+
+
+def _keep_points(shell: Any) -> None:
+    """Let what a notebook shows of a figure hold its points too."""
+    from IPython.core.formatters import BaseFormatter
+
+    class Points(BaseFormatter):
+        format_type = "text/csv"
+        print_method = "_repr_csv_"  # no class has it: figures alone are shown so
+
+    points = Points(parent=shell.display_formatter)
+    points.for_type(Figure, table)
+    shell.display_formatter.formatters[points.format_type] = points
 
 
 def band(

@@ -29,6 +29,16 @@ document.addEventListener("DOMContentLoaded", () => {
   }
 });
 
+// On a phone a picture of several panels keeps a readable size, in a box that scrolls.
+const widen = () => {
+  for (const picture of document.querySelectorAll("figure img")) {
+    const box = picture.closest("figure"), wide = innerWidth < 640 && picture.naturalWidth > 640;
+    box.classList.toggle("wide", wide);
+    if (wide) box.tabIndex = 0; // for the keys
+  }
+};
+for (const moment of ["load", "resize"]) addEventListener(moment, widen, true); // of the window, and of each picture
+
 // A question is answered where it stands: what was chosen, and the reason.
 document.addEventListener("change", ({ target }) => {
   const box = target.closest?.(".ask");
