@@ -4,8 +4,10 @@ import functools
 import sys
 import types
 
+import numpy as np
 import pytest
 import torch
+import xarray as xr
 from torch import nn
 
 from tests.notebooks import run_cells
@@ -28,8 +30,31 @@ def sound():
 def test_nothing_planted_every_measure_tells_lazy_runs_apart():
     found = sound()
     assert found["told"]["linear-model gap"] and found["told"]["kernel change"]
-    first, lazy = (each[0] for each in found["predictions"].values())
-    assert lazy.ratio == pytest.approx(first.ratio / found["p"].alpha, rel=0.05)  # κ is proportional to 1/α
+    alpha, first = found["p"].alpha, {key: each[0].ratio for key, each in found["predictions"].items()}
+    for name in ("residual net", "transformer"):  # κ is proportional to 1/α
+        assert first[name, alpha] == pytest.approx(first[name, 1.0] / alpha, rel=0.05)
+
+
+def test_the_scales_are_those_of_the_stored_results():
+    found = sound()["scales"]
+    h = load("10_phases_cpu").isel(h=-1)
+    change = np.exp(np.log(h.kernel_change).mean("seed"))
+    row = found["kernel change", "chapter 10, 300 wide"]
+    assert [float(row[k]) for k in ("lazy", "feature learning")] == pytest.approx(
+        [change.isel(scale=i).item() for i in (-1, 0)], rel=0.06
+    )
+    between = change.values[np.abs(np.log(change.values)).argmin()]
+    assert float(row["between"]) == pytest.approx(between, rel=0.06) and 0.5 < between < 2
+    vgg = load("07_runs_cpu").stability.sel(setting="vgg11 k=0.125 α=1.0 square gain=1.0 augmented").item()
+    row = found["1 − stability", "chapter 7, VGG-11, k=0.125"]
+    assert float(row["feature learning"]) == pytest.approx(1 - vgg, rel=0.06)
+    for values in found.values():
+        given = [float(values[k]) for k in ("lazy", "between", "feature learning") if values.get(k)]
+        assert given == sorted(given) and len(given) >= 2
+
+
+def load(name):
+    return xr.load_dataset(ROOT / "results" / f"{name}.nc", engine="h5netcdf")
 
 
 @pytest.mark.parametrize("error", PLANTED)

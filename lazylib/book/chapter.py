@@ -95,19 +95,20 @@ def _store() -> str | None:
     return str(folder) if given else None
 
 
-def stored(*names: str, rename: Mapping[str, str] | None = None) -> dict[str, xr.Dataset | None]:
-    """The stored results of the largest runs, None for each that is not there; it is said which are.
+def stored(*names: str, rename: Mapping[str, str] | None = None, of: str | None = None) -> dict[str, xr.Dataset | None]:
+    """The stored results of the largest runs, None for each that is not there; of the chapter's own it is said.
 
     Args:
         names: of the results, as `keep` was given them.
         rename: old → new name of dimensions, for files that were written under older names.
+        of: the chapter whose results they are, such as 10_phase_diagram (None: the one that runs).
 
     Raises:
         ValueError: a file is not the one that results/SHA256SUMS lists.
     """
     now = _running()
     for name in names:
-        found = [path for label in ledger.LARGER if (path := _path(now.stem, name, label)).exists()]
+        found = [path for label in ledger.LARGER if (path := _path(of or now.stem, name, label)).exists()]
         if not found:
             now.stored[name] = None
             continue
@@ -115,10 +116,9 @@ def stored(*names: str, rename: Mapping[str, str] | None = None) -> dict[str, xr
         data.attrs["label"] = data.attrs.pop("scale", data.attrs.get("label"))  # "scale": files of earlier versions
         now.stored[name] = data.rename({old: new for old, new in (rename or {}).items() if old in data.dims})
     missing = [name for name in names if now.stored[name] is None]
-    print(
-        "Results of a larger run are "
-        + (f"not stored: {', '.join(missing)}." if missing else "stored: figures show them beside the live run.")
-    )
+    said = f"not stored: {', '.join(missing)}." if missing else "stored: figures show them beside the live run."
+    if of is None:
+        print(f"Results of a larger run are {said}")
     return {name: now.stored[name] for name in names}
 
 

@@ -8,10 +8,15 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 
+from ..runs._memory import require_memory, saved_bytes
 from .subject import State, Subject, watch
 
 _DROPOUT = (nn.modules.dropout._DropoutNd,)
 _BATCH = (nn.modules.batchnorm._NormBase,)
+_CHECKPOINTS = (
+    "the model keeps no activations but computes them anew in the backward pass (checkpointing), then at its own "
+    "weights and not at those of the snapshot: switch that off before measuring."
+)
 
 
 def require_deterministic(subject: Subject, state: State) -> None:
@@ -50,18 +55,22 @@ def require_deterministic(subject: Subject, state: State) -> None:
         if (alone - first).abs().max() > 1e3 * torch.finfo(first.dtype).eps * size:
             raise ValueError(
                 "an input's outputs depend on the other inputs of its mini-batch: measure a model whose inputs "
-                "do not mix."
+                "do not mix, with inputs in the first dimension (batch_first=True)."
             )
 
 
 def _first_pass(subject: Subject, state: State, rows: slice) -> Tensor:
     try:
+        with torch.enable_grad(), torch.autograd.graph.disable_saved_tensors_hooks(_CHECKPOINTS):
+            subject(state, slice(0, 1))
         return subject(state, rows)
     except (ValueError, TypeError) as error:
-        if str(error).startswith(("the model returns", "the module must be deterministic")):
+        if str(error).startswith(("the model returns", "output= ", "the module must be deterministic")):
             raise
         raise ValueError(f"the model does not take x: {_one_line(error)}.") from error
     except Exception as error:  # what a module raises is for the module to say
+        if _CHECKPOINTS in str(error):
+            raise ValueError(_CHECKPOINTS) from error
         raise ValueError(f"the model does not take x, computed in {subject.dtype}: {_one_line(error)}.") from error
 
 
@@ -84,6 +93,28 @@ def _first_difference(subject: Subject, state: State, rows: slice) -> str:
 
 def _is_instance(layer: nn.Module) -> bool:
     return isinstance(layer, nn.modules.instancenorm._InstanceNorm)
+
+
+def require_room(subject: Subject, state: State, names: list[str], inputs: int, times: int, way_out: str) -> None:
+    """MemoryError, in one sentence, where activations of so many inputs at once cannot fit, with all that they cause.
+
+    What a pass leaves for the backward pass is measured on one and on two inputs, for it grows in line. It is needed
+    `times`; beside it there are eight copies of the weights.
+    """
+    w = torch.cat([state[name].flatten() for name in names])
+
+    def kept(rows: int) -> int:
+        def pass_of(w: Tensor) -> Tensor:
+            parts = w.split([state[name].numel() for name in names])
+            given = {name: part.view(state[name].shape) for name, part in zip(names, parts, strict=True)}
+            return subject({**state, **given}, slice(0, rows))
+
+        return saved_bytes(pass_of, w)
+
+    one = kept(1)
+    needed = times * (one + (inputs - 1) * (kept(2) - one if inputs > 1 else 0)) + 8 * w.nbytes
+    what = f"a backward pass over {inputs} inputs at once"
+    require_memory(needed, what, subject.device, way_out)
 
 
 def require_finite(values: Tensor, what: str) -> None:
@@ -142,7 +173,7 @@ def require_true_tangent(subject: Subject, state: State, u: State) -> None:
             raise ValueError(
                 f"the derivative of the outputs along w − w0 goes wrong first {where}: autograd says {found:.3g}, "
                 f"differences say {true:.3g}; take away what hides weights from it there (detach, .data, no_grad, "
-                "an operation in place, weights copied or stacked outside of forward)."
+                "checkpointing, an operation in place, weights copied or stacked outside of forward)."
             )
     if tangent is None:
         return

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..runs.rng import generator
 from . import _features, _kernel, _losses
-from ._checks import require_deterministic, require_finite, require_true_tangent
+from ._checks import require_deterministic, require_finite, require_room, require_true_tangent
 from ._losses import Loss
 from .report import Measure, Report
 from .state import Snapshot, layer_of, snapshot
@@ -63,8 +63,8 @@ def compare(
         x: inputs (n, …), a tuple of several (positional) or a dict (by keyword); or a loader of pairs (x, y), of which
             all batches are taken.
         y: targets, or None: then there is neither loss nor alignment.
-        loss: "square" (½ mean |h − y|²), "cross-entropy", "bce" or a function (h, y) → mean over inputs; by default
-            cross-entropy for whole numbers y and square for floats.
+        loss: "square" (½ mean |h − y|²), "cross-entropy" (without positions of class −100), "bce" or a function
+            (h, y) → mean over inputs; by default cross-entropy for whole numbers y and square for floats.
         output: takes what the model returns to one tensor (n, …), where it is not one.
         inputs: of the kernel's sample, at least 3.
         batch: inputs in a mini-batch.
@@ -77,6 +77,7 @@ def compare(
         ValueError: one sentence, with the layer and the way out, where a number would be wrong: other parameters than
             in the snapshot, noise in the passes, rows that depend on each other, derivatives that are not those of the
             outputs, values that are not finite.
+        MemoryError: activations of a mini-batch, as estimated from one and two inputs, do not fit.
 
     Example:
         >>> import torch
@@ -92,6 +93,8 @@ def compare(
     begun = time.perf_counter()
     if inputs < 3 or batch < 1:
         raise ValueError(f"inputs must be at least 3 and batch at least 1, got {inputs} and {batch}.")
+    if not isinstance(before, Snapshot):
+        raise TypeError(f"before must be what laziness.snapshot(model) gave, got {type(before).__name__}.")
     x, y = _losses.gather(x, y)
     subject, now = Subject(model, x, output, batch), snapshot(model)
     _require_same(before, now)
@@ -109,6 +112,7 @@ def compare(
     notes: list[str] = []
     with undisturbed(model):
         require_deterministic(subject, w)
+        require_room(subject, w, trainable, min(batch, subject.n), 2, f"take a batch smaller than {batch}")
         moved = any(bool(step.any()) for step in u.values())
         tangent = moved
         if moved:
@@ -243,7 +247,7 @@ def _outputs(subject, w0, w, u, y, loss, notes) -> Iterator[Measure]:
         yield _ratio("buffers' share", alone, change)
         notes.append(
             f"Buffers changed, such as {moved_buffers[0]}: h(w0) has those of the snapshot, so that the gap "
-            "holds what they did."
+            "holds what they did; a snapshot taken after some passes in train mode has statistics that fit the data."
         )
 
 

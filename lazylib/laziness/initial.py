@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ..measures.criterion import hessian_norm, jacobian_norm
+from ..runs.rng import generator
 from . import _losses
-from ._checks import require_deterministic, require_finite
+from ._checks import require_deterministic, require_finite, require_room, require_true_tangent
 from ._losses import Loss
 from .state import snapshot
 from .subject import Subject, undisturbed
@@ -94,7 +95,9 @@ def at_init(
         κ, its parts and predictions.
 
     Raises:
-        ValueError: one sentence, as `compare`; also where Dh or ∇F is zero, and κ is not defined.
+        ValueError: one sentence, as `compare`, derivatives being tried along a small random step; also where Dh or ∇F
+            is zero, and κ is not defined.
+        MemoryError: activations of all inputs, as estimated from one and two, do not fit.
 
     Source: Chizat, Oyallon, Bach 2019, section 1.1.
 
@@ -124,6 +127,8 @@ def at_init(
 
     with undisturbed(model):
         require_deterministic(subject, state)
+        require_room(subject, state, names, n, 4, "give fewer inputs, some dozens or less")  # D²h: of both orders
+        require_true_tangent(subject, state, _somewhere(state, names))
         with torch.enable_grad():
             w = w0.clone().requires_grad_()
             outputs = subject(_put(state, names, w, shapes), slice(0, n))
@@ -151,6 +156,15 @@ def at_init(
         converged=jacobian.converged and hessian.converged,
         seconds=time.perf_counter() - begun,
     )
+
+
+def _somewhere(state, names):
+    """A step of a tenth of each weight's size, along which derivatives are tried."""
+    draw = generator(0, "where derivatives are tried")
+    return {
+        name: 0.1 * state[name].square().mean().sqrt() * torch.randn(state[name].shape, generator=draw).to(state[name])
+        for name in names
+    }
 
 
 def _put(state, names, w, shapes):

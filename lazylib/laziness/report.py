@@ -141,7 +141,7 @@ class Report:
         titles = [name if LAZY[name] == 0 else f"1 − {name}" for name in names]
         ax.set_yticks(range(len(names)), titles)
         ax.set_xscale("symlog", linthresh=1e-4)
-        ax.set_xlim(left=0)
+        ax.set_xlim(0, 1.5 * max(ax.dataLim.x1, 1e-3))  # no dot on the edge
         ax.invert_yaxis()
         ax.set_xlabel("distance from lazy")
         ax.legend()

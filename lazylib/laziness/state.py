@@ -48,11 +48,12 @@ def snapshot(model: nn.Module) -> Snapshot:
         ([1.0, 1.0], [0.0, 0.0])
     """
     names = parameters(model)
-    return Snapshot(
-        {name: p.detach().clone() for name, p in names.items()},
-        {name: b.detach().clone() for name, b in buffers(model).items()},
-        frozenset(name for name, p in names.items() if p.requires_grad),
-    )
+    with torch.inference_mode(False):  # copies made inside it could never be differentiated at
+        return Snapshot(
+            {name: p.detach().clone() for name, p in names.items()},
+            {name: b.detach().clone() for name, b in buffers(model).items()},
+            frozenset(name for name, p in names.items() if p.requires_grad),
+        )
 
 
 def bare(model: nn.Module) -> nn.Module:

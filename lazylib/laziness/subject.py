@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -30,6 +30,10 @@ class Subject:
     """
 
     def __init__(self, model: nn.Module, x: Any, output: Callable | None, batch: int = 64):
+        if output is not None and not callable(output):
+            raise ValueError(f"output must be a function of what the model returns, got {output!r}.")
+        if torch.is_inference_mode_enabled():
+            raise ValueError("there are no derivatives in torch.inference_mode(): measure outside of it.")
         self.model, self.output, self.batch, self.forward = bare(model), output, batch, True
         named = parameters(model)
         self.dtype, self.device = computed_in(model), next(iter(named.values())).device
@@ -40,7 +44,7 @@ class Subject:
         sizes = [len(v) for v in given if isinstance(v, Tensor) and v.dim()]
         if not (sizes and sizes[0]):
             raise ValueError(
-                "x must be a tensor (n, …) of one input at least, or a tuple or a dict of them, "
+                "x must be a tensor (n, …) of one input at least, a tuple or a dict of them, or a loader of pairs, "
                 f"got {type(x).__name__}" + (" of no inputs." if sizes else ".")
             )
         self.n = sizes[0]
@@ -68,7 +72,13 @@ class Subject:
         cut = [v[rows] if isinstance(v, Tensor) and v.dim() and len(v) == self.n else v for v in self.x]
         named = dict(zip(self.keywords, cut, strict=True)) if self.keywords else {}
         out = call(self.model, state, Inputs(() if named else tuple(cut), named))
-        return _one_tensor(out if self.output is None else self.output(out), size, self.output is not None)
+        if self.output is not None:
+            try:
+                out = self.output(out)
+            except (AttributeError, IndexError, KeyError, TypeError) as error:
+                what = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+                raise ValueError(f"output= fails on what the model returns, a {type(out).__name__}: {what}.") from error
+        return _one_tensor(out, size, self.output is not None)
 
     def buffers(self) -> set[str]:
         """Names of the module's buffers."""
@@ -141,6 +151,9 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
         stack.enter_context(differentiable())
         stack.enter_context(torch.autocast(device.type, enabled=False))
+        if "_original_forward" in vars(model):  # accelerate's own forward would switch mixed precision on again
+            stack.callback(vars(model).update, forward=model.forward)
+            model.forward = model._original_forward  # type: ignore[assignment]
         if "torch._dynamo" in sys.modules:  # else nothing is compiled, and to load it takes seconds
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         try:
@@ -154,9 +167,10 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 def _one_tensor(out: Any, size: int, chosen: bool) -> Tensor:
     if not isinstance(out, Tensor):
+        key = next((k for k in ("logits", *out) if k in out), 0) if isinstance(out, Mapping) else 0
         raise ValueError(
             f"the model returns a {type(out).__name__}: name the tensor that counts by output=, a function of what it "
-            "returns, such as output=lambda out: out[0]."
+            f"returns, such as output=lambda out: out[{key!r}]."
             if not chosen
             else f"output= must give one tensor, got a {type(out).__name__}."
         )

@@ -8,17 +8,19 @@ import torch
 from torch import Tensor
 
 
-def require_memory(needed: int, what: str, device: torch.device | None = None) -> None:
+def require_memory(
+    needed: int,
+    what: str,
+    device: torch.device | None = None,
+    way_out: str = "use fewer runs at a time or smaller sizes",
+) -> None:
     """Raise MemoryError with one sentence if ``needed`` bytes are not free on the device (default: the CPU)."""
     if device is not None and device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
     else:
         free = psutil.virtual_memory().available
     if needed > free:
-        raise MemoryError(
-            f"{what} needs {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free; "
-            "use fewer runs at a time or smaller sizes."
-        )
+        raise MemoryError(f"{what} needs {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free; {way_out}.")
 
 
 def saved_bytes(function: Callable[[Tensor], Any], w: Tensor) -> int:
