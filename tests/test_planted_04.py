@@ -52,7 +52,7 @@ EXPLANATION = {  # the limb beyond the claim that finds it
 S2 = {
     "the other start symmetrized, too": (
         {'plain = sweep(flows, seeds, {"symmetrized": False,': 'plain = sweep(flows, seeds, {"symmetrized": True,'},
-        ["table = compared(live)"],
+        CHOICES,
     ),
     "change of the kernel in percent of a percent": (
         {
@@ -67,9 +67,9 @@ S2 = {
         },
         [],
     ),
-    "training loss of another start": (
+    "training loss of the published start lost": (
         {
-            '"plain": runs["plain"].rename(names)': '"plain": runs["plain"].rename(names).assign(train=flow.train_published)'
+            '"plain": runs["plain"].rename(names)': '"plain": runs["plain"].rename(names).assign(train=0 * runs["plain"].train_published)'
         },
         [],
     ),
