@@ -152,6 +152,36 @@ def test_every_limb_has_bounds_in_order_or_none():
                 assert limb["within"][0] <= limb["size"][0] and limb["size"][1] <= limb["within"][1], where
 
 
+NO_DIFFERENCE = {  # limbs that say that something does not change or agrees: margins on both sides
+    "G3": ["flat"], "G10": ["change"], "G12": ["feature"], "G13": ["error", "variance"], "G1": ["frozen"],
+    "G6": ["lazy", "size"], "A1": ["loss", "kappa", "grid"], "P1": ["tangent"], "P2": ["flat", "constant"],
+    "P4": ["plateau", "descent"], "B4": ["rate", "kernel"], "K2": ["constant"], "S1": ["tangent"],
+}  # fmt: skip
+
+
+def test_no_difference_needs_a_margin_on_both_sides():
+    limbs = {claim["id"]: claim["limbs"] for claim in rules()["claim"]}
+    for id, names in NO_DIFFERENCE.items():
+        for name in names:
+            assert all(math.isfinite(end) for end in limbs[id][name]["within"]), (id, name)
+
+
+def test_the_page_says_which_difference_the_units_could_have_told():
+    ledger.judge("A1", {**GOOD, "slope": {"a": SLOPE, "b": Estimate(-1.0, -1.2, -0.8, 5), "c": -1.0}})
+    ledger.judge("A2", {"small": 0.5})
+    page = ledger_page.html(ledger.table())
+    assert page.count('class="ledger-tells"') == 1  # the largest of the cases, and none for a number
+    assert 'ledger-tells">tells 0.27</small>' in page  # 1.35 · 0.2
+
+
+def test_a_record_without_what_its_units_tell_is_read(root):
+    judge("A1")
+    record = read(root / "laptop/A1.json")
+    del record["limbs"]["slope"]["cases"][""]["detects"]
+    (root / "laptop/A1.json").write_text(json.dumps(record))
+    assert ledger.table()[0]["live"]["limbs"]["slope"]["cases"][""] == SLOPE
+
+
 def test_works_are_in_the_bibliography():
     bib = (Path(__file__).parents[1] / "references.bib").read_text()
     keys = re.findall(r"^@\w+\{(\w+),$", bib, re.MULTILINE)
@@ -231,7 +261,9 @@ def test_judging_prints_a_line_for_each_limb_and_records_them(root, capsys):
     assert record["verdict"] == "does not hold" and record["label"] == "laptop" and record["detail"] == ""
     slope = record["limbs"]["slope"]
     assert slope["answer"] == "no" and slope["asked"]["size"] == [-1.1, -0.9]
+    told = slope["cases"]["ReLU"].pop("detects")  # at n = 5 1.35 half-widths
     assert slope["cases"]["ReLU"] == {"value": -0.99812, "low": -1.001, "high": -0.9951, "n": 5}
+    assert told == pytest.approx(1.3546 * 0.00295, rel=1e-3)
     assert record["limbs"]["ends"]["cases"] == {"": True}
     assert record["parameters"] == {"n": 1000, "taus": [0.1, 1.0]} and record["seconds"] >= 0
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", record["date"]) and record["device"]
@@ -288,7 +320,7 @@ def test_the_export_is_plain_json(book):
     row = json.loads(ledger.exported(ledger.table()), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))[0]
     assert row["id"] == "A1" and row["limbs"]["slope"]["within"] == [None, -0.5]
     assert row["live"]["limbs"]["slope"]["cases"] == {
-        "a": {"value": -1.0, "low": None, "high": None, "n": 2},
+        "a": {"value": -1.0, "low": None, "high": None, "n": 2, "detects": None},
         "b": None,
     }
 

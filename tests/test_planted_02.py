@@ -40,9 +40,10 @@ def test_an_error_that_cannot_be_planted_is_noticed():
 
 
 def test_without_an_error_no_claim_falls():
-    held = {"T1": "holds", "T2": "holds", "T3": "holds", "T4": "undecided"}  # five seeds
+    held = {"T1": "holds", "T2": "holds", "T3": "holds", "T4": "does not hold"}
     assert verdicts(sound()) == held
     assert answers(sound(), "T2")["symmetrized"] == answers(sound(), "T4")["clocks"] == "no"  # beyond the claims
+    assert answers(sound(), "T4")["own"] == "open" and answers(sound(), "T4")["same"] == "no"  # five seeds
 
 
 @pytest.mark.parametrize(("patches", "fallen"), PLANTED.values(), ids=PLANTED)

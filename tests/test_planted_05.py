@@ -76,7 +76,7 @@ def judged(chapter, patches, dependents):
 def test_nothing_planted_nothing_found_but_that_the_published_map_does_not_show_it(chapter):
     assert verdicts(chapter)["A1"] == "undecided"  # three problems on a coarse grid
     assert "no" not in [answer for limb, answer in answers(chapter, "A1").items() if limb != "published"]
-    assert answers(chapter, "A1")["published"] == "no"  # beyond the claim
+    assert answers(chapter, "A1")["published"] == "no" and answers(chapter, "A1")["panel"] == "yes"  # beyond the claim
 
 
 def test_running_again_changes_nothing(chapter):
@@ -89,9 +89,22 @@ def test_a_planted_error_turns_the_claim(chapter, patches, dependents):
 
 
 def test_the_published_protocol_can_show_the_law_too(chapter):
-    """With the published map replaced by the corrected one, nothing is left to object to."""
-    namespace = {**chapter, "q_published": chapter["stats"].Estimate(2.0, 1.95, 2.05, 3)}
+    """With rows of the published map that agree, nothing is left to object to."""
+    namespace = {**chapter, "blur": {**chapter["blur"], "as published": 1.05}}
     assert answers(judged(namespace, {}, []), "A1")["published"] == "yes"
+
+
+@pytest.mark.parametrize(
+    "patches",
+    [
+        {"min(10, 0.1 / (tau * alpha) ** 2) / alpha": "min(10, 0.1 / tau**2)"},
+        {"each.init(tau, seeds, dtype": "each.init(tau, seeds, symmetrized=True, dtype"},
+        {"np.fmin.reduce(losses)": "np.fmin.reduce(losses) * np.square(alphas)"},
+    ],
+    ids=["steps that α does not change", "a symmetrized start", "loss not divided by α²"],
+)
+def test_another_protocol_than_the_published_one_does_not_give_its_panel(chapter, patches):
+    assert answers(judged(chapter, patches, ["blur = {"]), "A1")["panel"] == "no"
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,22 @@ def test_an_estimate_refuses(values, confidence, sentence):
         estimate(values, confidence=confidence)
 
 
+@pytest.mark.parametrize("n", [3, 5, 10, 30])
+def test_a_difference_of_the_size_that_n_units_tell_is_told_in_80_of_100_cases(n):
+    half = reference.t.ppf(0.975, n - 1) / math.sqrt(n)  # of the interval if the units' spread is 1
+    least = Estimate(0.0, -half, half, n).detects()
+    samples = np.random.default_rng(0).normal(least, 1.0, (40_000, n))
+    low = samples.mean(1) - reference.t.ppf(0.975, n - 1) * samples.std(1, ddof=1) / math.sqrt(n)
+    assert np.mean(low > 0) == pytest.approx(0.8, abs=0.01)
+    assert 1.3 * half < least < 1.45 * half
+    assert Estimate(5.0, 5 - 3 * half, 5 + 3 * half, n).detects() == pytest.approx(3 * least)
+
+
+@pytest.mark.parametrize("ends", [(math.nan, math.nan, 5), (1.0, math.inf, 5), (0.0, 1.0, 2), (0.0, 1.0, 1)])
+def test_without_an_interval_of_units_it_is_not_known_what_they_tell(ends):
+    assert math.isnan(Estimate(1.0, *ends).detects())
+
+
 def test_power_law_finds_the_planted_exponent_and_not_one_beside_it():
     for planted in (-1.0, -2.0, 0.5):
         found = power_law(X, noisy(3.0 * X**planted))

@@ -158,14 +158,15 @@ def _entry(value: Any) -> Any:
     """A measure as JSON: an interval that is not known, or has no end, is null there, and inf a text."""
     if not isinstance(value, Estimate):
         return str(value) if isinstance(value, float) and math.isinf(value) else value
-    low, high = (end if math.isfinite(end) else None for end in (value.low, value.high))
-    return {"value": value.value, "low": low, "high": high, "n": value.n}
+    low, high, detects = (end if math.isfinite(end) else None for end in (value.low, value.high, value.detects()))
+    return {"value": value.value, "low": low, "high": high, "n": value.n, "detects": detects}
 
 
 def _measure(entry: Any) -> Any:
     """The reverse of `_entry`; ValueError for what it does not give."""
     if isinstance(entry, dict):
-        if entry.keys() != {"value", "low", "high", "n"} or type(entry["n"]) is not int or entry["n"] < 1:
+        numbers = entry.keys() - {"detects"}  # which follows from the others, and which older records have not
+        if numbers != {"value", "low", "high", "n"} or type(entry["n"]) is not int or entry["n"] < 1:
             raise ValueError("it is no estimate")
         ends = [math.nan if entry[name] is None else entry[name] for name in ("value", "low", "high")]
         if any(type(end) not in (int, float) for end in ends) or ends[1] > ends[2]:
