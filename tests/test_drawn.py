@@ -15,9 +15,13 @@ X = np.array([0.1, 1.0, 10.0])
 
 
 @pytest.fixture(autouse=True)
-def _no_figure_stays():
-    yield
-    plt.close("all")
+def _plain_figures():
+    """Matplotlib's own colours, whatever a chapter has set before; no figure stays."""
+    with plt.rc_context():
+        plt.rcdefaults()
+        plt.switch_backend("agg")
+        yield
+        plt.close("all")
 
 
 def read(figure):
