@@ -1,6 +1,7 @@
 """Sweeps, trainings and chapters in pieces, killed at random moments: nothing stays behind, and no bit differs.
 
-Each is killed LAZYLIB_KILLS times, by default once: `LAZYLIB_KILLS=70 pytest tests/test_kills.py` takes a while.
+`LAZYLIB_KILLS=70 pytest tests/test_kills.py` kills each so often, which takes a while. By default a training is killed
+once; a killed sweep is also in test_sweep.py, killed pieces in test_pieces.py and test_visit.py.
 """
 
 import os
@@ -61,7 +62,7 @@ CHAPTER = CELLS.replace('"store"', 'os.environ["LAZYLIB_STORE"]').replace('"resu
 PROGRAMS = {"sweep": CELLS, "training": TRAINING, "pieces": PIECES}
 
 
-@pytest.fixture(params=PROGRAMS)
+@pytest.fixture(params=PROGRAMS if "LAZYLIB_KILLS" in os.environ else ["training"])
 def program(request, tmp_path):
     """Starts a program in a folder of its own, with a copy of lazylib that nobody edits meanwhile."""
     for name in ("lazylib", "tools"):
