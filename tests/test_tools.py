@@ -49,6 +49,19 @@ def test_a_sound_page_has_no_problem(tmp_path):
             [TITLE, code("p()", shown(image__png="A" * 300_000), mystnb={"image": {"alt": "x"}})],
             "225 kB",
         ),
+        (
+            "figure beside the value of its last line",
+            [
+                TITLE,
+                code(
+                    "ax.set_ylabel('y')",
+                    shown(text__plain="Text(0, 0.5, 'y')"),
+                    shown(image__png=PIXEL),
+                    mystnb={"image": {"alt": "x"}, "figure": {"name": "fig-a", "caption": "A."}},
+                ),
+            ],
+            "gives 2 outputs, and fig-a must be the only one",
+        ),
         ("dead widget", [TITLE, code("w", shown(**{VIEW: {"model_id": "gone"}}))], "state was not stored"),
     ],
 )

@@ -17,9 +17,9 @@ _FENCE = re.compile(r"^(`{3,}|~{3,}|:{3,}).*?^\1", re.MULTILINE | re.DOTALL)
 def problems(path: Path) -> list[str]:
     """What is wrong with the notebook at `path` as a page: one sentence for each fault, none if it is sound.
 
-    Found are: a cell that was not executed, an error in an output, a figure without alternative text, a PNG
-    over 150 kB, a widget without its state, and a page that has not exactly one title (`# …`) or has not got
-    it first.
+    Found are: a cell that was not executed, an error in an output, a figure without alternative text, one with a name
+    beside another output, which would bear its name too, a PNG over 150 kB, a widget without its state, and a page
+    that has not exactly one title (`# …`) or has not got it first.
     """
     notebook = nbformat.read(path, as_version=4)
     found = [f"{path.name}: {fault}" for fault in _title_faults(notebook)]
@@ -49,6 +49,9 @@ def _cell_faults(cell: NotebookNode, notebook: NotebookNode) -> list[str]:
         faults.append("was not executed; `make notebooks` executes the chapters")
     models = notebook.metadata.get("widgets", {}).get(STATE, {}).get("state", {})
     shown = not HIDDEN & set(cell.metadata.get("tags", []))
+    named = cell.metadata.get("mystnb", {}).get("figure", {}).get("name")
+    if named and (count := sum("data" in output for output in cell.outputs)) != 1:
+        faults.append(f"gives {count} outputs, and {named} must be the only one; does its last line lack a semicolon?")
     for output in cell.outputs:
         if output.output_type == "error":
             faults.append(f"failed with {output.ename}: {output.evalue}")
