@@ -12,6 +12,8 @@ from torch import Tensor
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
+IGNORED = -100  # the class of positions that do not count, as everywhere in torch
+
 
 def square(h: Tensor, y: Tensor) -> Tensor:
     """½ mean over inputs of |h − y|²."""
@@ -50,7 +52,6 @@ def bce(h: Tensor, y: Tensor) -> Tensor:
     return nnf.binary_cross_entropy_with_logits(h, y.reshape(h.shape).to(h))
 
 
-IGNORED = -100  # as everywhere in torch
 NAMED: dict[str, Loss] = {"square": square, "cross-entropy": cross_entropy, "bce": bce}
 
 
