@@ -1,6 +1,7 @@
 """Every test starts from the same state, touches no record of the project, and leaves nothing behind."""
 
 import os
+from unittest import mock
 
 # Before torch is imported: one thread, so that sums have one order everywhere; pictures without a screen.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -19,8 +20,10 @@ PLACES = {name: images.where(name) for name in images.SETS}  # before a test hid
 def _records_in_a_temporary_folder(tmp_path, monkeypatch):
     """A claim that a test checks, itself or in a subprocess, must not land among the measured ones."""
     monkeypatch.setenv("LAZYLIB_LEDGER", str(tmp_path / "ledger"))
-    for name in ("LAZYLIB_JOBS", "LAZYLIB_SCHEDULER"):
+    for name in ("LAZYLIB_JOBS", "LAZYLIB_SCHEDULER", "LAZYLIB_STORE"):
         monkeypatch.delenv(name, raising=False)
+    with mock.patch.dict(os.environ):  # what a tool sets in this process ends with its test
+        yield
 
 
 @pytest.fixture(autouse=True)

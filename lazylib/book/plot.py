@@ -62,6 +62,8 @@ def style(format: Literal["svg", "png"] = "svg") -> None:
     except ImportError:  # plain Python: nothing is displayed
         return
     if (shell := get_ipython()) is not None:
+        if plt.get_backend().lower() == "agg":  # an inherited MPLBACKEND=agg, with which a page has no figures
+            shell.enable_matplotlib("inline")
         set_matplotlib_formats(format, metadata={"Date": None} if format == "svg" else {"Software": None})
         _keep_points(shell)
 
