@@ -42,6 +42,14 @@ PLANTED = {  # what is wrong → the claims that it breaks, code replaced, the s
         {"case_errors(F, data))": f"case_errors(F, {SHUFFLED.format(TURNED)}))"},
         "outputs",
     ),
+    "the depths mixed up": (
+        ["G14"],
+        {
+            'done.sel(case=f"{shallow}, L = 9") - done.sel(case=shallow)': 'done.sel(case=shallow) - done.sel(case=f"{shallow}, L = 9")'
+        },
+        "outputs",
+    ),
+    "no mean of networks": (["G14"], {"data.error(F.mean(0))": "data.error(F).mean(0)"}, "outputs"),
     "a tolerance that counts": (
         ["G10"],
         {
