@@ -43,6 +43,11 @@ PLANTED = {  # what is wrong → the claims that it breaks, lines replaced, para
     ),
     "teacher not divided": (["P4"], {") / division  #": ") / 1  #"}, SHORT_P1_P3_P5),
     "teacher multiplied": (["P4"], {") / division  #": ") * division  #"}, SHORT_P1_P3_P5),
+    "the formula at other weights": (
+        ["P4"],
+        {"population_loss(wide, w0, teacher_net, teacher)": "population_loss(wide, 1.1 * w0, teacher_net, teacher)"},
+        SHORT_P1_P3_P5,
+    ),
     "start of the descent not symmetrized": (
         ["P4"],
         {"w0 = wide.init(taus, seed, symmetrized=True)": "w0 = wide.init(taus, seed)"},

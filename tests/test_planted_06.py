@@ -113,7 +113,7 @@ def test_nothing_planted_nothing_found(sound):
     assert verdicts(sound)["L2"] == "holds" and answers(sound, "L2")["own"] == "no"
     found = answers(sound, "L1")
     assert found.pop("deeper") in ("open", "no")  # with a few trials; more than them say no
-    assert found == {"wide": "yes", "bump": "yes", "widens": "yes", "own": "no"}
+    assert found["wide"] == found["widens"] == "yes" and found["bump"] in ("yes", "other size") and found["own"] == "no"
     assert sound["removed"] and sound["made"]
 
 

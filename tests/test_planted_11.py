@@ -12,7 +12,7 @@ from tools.pages import ROOT
 CHAPTER = ROOT / "chapters" / "11_kernel_evolution.ipynb"
 CLAIMS = ("G4", "G5", "G6", "G7", "G9")
 HOLDS = ("holds", "holds at smaller scale", "right direction, other size")
-OPEN = {"G6": ("undecided",)}  # five seeds decide little about its exponents in h
+OPEN = {name: ("undecided",) for name in ("G5", "G6", "G7")}  # five seeds decide little about exponents in h
 SWEEPS = ("depths", "few", "frozen", "kinks")
 MADE_OF = {
     "depths": ["depths"],
