@@ -4,6 +4,7 @@ For tests that plant an error in a chapter: no kernel is started, so a run costs
 """
 
 import contextlib
+import functools
 import json
 import os
 import symtable
@@ -19,6 +20,7 @@ from joblib.externals.loky.backend.reduction import dumps
 from matplotlib import pyplot as plt
 
 from lazylib.runs import sweeps
+from tests import kept_flows
 
 DRAWING = ("plt.", "chapter.rows(", "widgets.explore(")
 RECORDS = "__records__"  # name in the namespace: claim → its record
@@ -57,8 +59,11 @@ def run_cells(
         lines = ["# Parameters", *(f"{name} = {value!r}" for name, value in injected.items())]
         sources.insert(at[0] + 1, "\n".join(lines))
 
+    if path != _chapter[-1]:
+        _chapter.append(path)
+        kept_flows.forget()
     namespace: dict[str, Any] = {"__name__": "__main__", "In": [""]}
-    with _running() as folder:
+    with _running(on_disk=not patches) as folder:
         for number, source in enumerate(sources):
             namespace["In"].append(source)
             exec(compile(source, f"{Path(path).name}[{number}]", "exec"), namespace)
@@ -120,14 +125,20 @@ def _names(source: str) -> tuple[set[str], set[str]]:
 
 
 @contextlib.contextmanager
-def _running() -> Iterator[str]:
-    """Cells may run: records go to the folder that this yields, nothing is shown, and figures are closed."""
+def _running(on_disk: bool = False) -> Iterator[str]:
+    """Cells may run: records go to the folder that this yields, nothing is shown, and figures are closed.
+
+    on_disk: whether finished cells of sweeps are written, as a reader's are; else they are kept in memory alone.
+    """
+    write = functools.partial(_keep, sweeps._write if on_disk else None)
     with (
         tempfile.TemporaryDirectory() as folder,
         mock.patch.dict(os.environ, {"LAZYLIB_LEDGER": folder}),
         mock.patch.object(sweeps, "_check_arguments", _fit_for_processes),
         mock.patch("lazylib.runs.sweep", _kept),
-        mock.patch.object(sweeps, "_read", _read_once),
+        kept_flows.keeping(),
+        mock.patch.object(sweeps, "_write", write),
+        mock.patch.object(sweeps, "_read", lambda files, _: _cells[files[0].name].copy(deep=True) if files else None),
         mock.patch("lazylib.book.widgets.explore"),  # dozens of pictures that no verdict depends on
         matplotlib.rc_context(),
     ):
@@ -151,15 +162,18 @@ def _kept(run: Callable, grid: Mapping, fixed: Mapping | None = None, store: Any
         raise
 
 
-_read, _cells = sweeps._read, dict[tuple, Any]()
+_cells = dict[str, Any]()  # name of its file → a cell
+_chapter: list = [None]  # the last one is that whose flows are kept
 
 
-def _read_once(files: list[Path], point: Mapping) -> Any:
-    """A stored cell; its file is named after its content, so what was read stays right."""
-    key = (*files, *point.items())
-    if key not in _cells:
-        _cells[key] = _read(files, point)
-    return None if _cells[key] is None else _cells[key].copy(deep=True)
+def _keep(write: Callable | None, cell: Any, point: Mapping, folder: Path, key: str) -> None:
+    """Keep a finished cell in memory, under the name of an empty file that says it is there; and write it, if asked."""
+    if write:
+        with tempfile.TemporaryDirectory() as elsewhere:
+            write(cell, point, Path(elsewhere), key)
+    file = folder / f"{key}-kept.nc"
+    file.touch()
+    _cells[file.name] = cell.copy(deep=True)
 
 
 _check = sweeps._check_arguments

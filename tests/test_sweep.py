@@ -23,6 +23,7 @@ import xarray as xr
 
 import lazylib.runs.sweeps as module
 from lazylib.runs import Paused, files, sweep, time_left
+from lazylib.runs.cell_key import identity
 
 GRID = {"tau": [0.1, 1.0, 10.0], "seed": [0, 1]}
 
@@ -819,3 +820,12 @@ def test_the_code_of_a_notebook_counts_whatever_program_runs_it(tmp_path, monkey
         namespace = {"__name__": "__main__"}
         exec(f"def run(x):\n    return {{'y': {factor} * x}}", namespace)
         assert sweep(namespace["run"], {"x": [1]}, store=tmp_path).y.item() == factor
+
+
+def test_a_tensor_counts_by_its_values_whatever_its_strides():
+    """One entry of a transposed matrix has the strides of the matrix, which a view of its bytes does not take."""
+    matrix = torch.arange(9.0).reshape(3, 3)
+    one = matrix.mT[2:3, :1]
+    assert one.reshape(-1).stride() != (1,)
+    assert identity(one, {}) == identity(torch.tensor([[2.0]]), {}) != identity(torch.tensor([[1.0]]), {})
+    assert identity(matrix.mT, {}) == identity(matrix.mT.contiguous(), {})

@@ -241,6 +241,29 @@ def test_a_failed_chapter_costs_the_others_nothing(run, tmp_path):
     assert stand_in.why(page) is None
 
 
+def test_chapters_run_side_by_side_with_the_ledger_after_them(run, tmp_path, monkeypatch):
+    """Each waits for the other, and could not if it ran alone; their own sweeps have one process each."""
+    monkeypatch.setenv("LAZYLIB_JOBS", "2")
+    meet = """\
+import os, time
+from pathlib import Path
+Path("../{own}").touch()
+begun = time.monotonic()
+while not Path("../{other}").exists() and time.monotonic() - begun < 60:
+    time.sleep(0.1)
+assert Path("../{other}").exists() and os.environ["LAZYLIB_JOBS"] == "1"
+{then}
+Path("../{own} done").touch()"""
+    write(tmp_path / "chapters/a.ipynb", TITLE, code(meet.format(own="a", other="b", then="")))
+    committed = code(meet.format(own="b", other="a", then="raise ValueError('no more')"))
+    write(tmp_path / "chapters/b.ipynb", TITLE, committed)
+    after = "from pathlib import Path\nassert Path('../a done').exists() and not Path('../b done').exists()"
+    write(tmp_path / "chapters/ledger.ipynb", TITLE, code(after))
+    assert run("ledger", "a", "b") == (["a", "ledger"], [], {"b": "ValueError: no more"})
+    assert stand_in.why(tmp_path / "out/chapters/b.ipynb") == "ValueError: no more"
+    assert run("ledger", "a", "b").unchanged == ["a", "ledger"]
+
+
 def test_no_record_of_a_failed_chapter_is_left_unless_it_is_a_committed_one(run, tmp_path, monkeypatch):
     write(tmp_path / "chapters/02_trajectories.ipynb", TITLE, code(FAILS))
     other = write(tmp_path / "records/laptop/K1.json", TITLE)

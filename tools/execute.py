@@ -8,14 +8,19 @@ A notebook that fails does not cost the copies of the others: the committed one 
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import logging
 import os
+import signal
 import sys
 import textwrap
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import active_children, current_process, get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -126,6 +131,7 @@ def execute(notebook: Path, output: Path, preset: str | None = None) -> dict[str
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     unfinished = output.with_suffix(".failed.ipynb")
+    alone = current_process().name == "MainProcess"  # the bars of several would write over each other
     start = time.monotonic()
     with PeakMemory() as peak:
         try:
@@ -135,7 +141,7 @@ def execute(notebook: Path, output: Path, preset: str | None = None) -> dict[str
                 parameters={} if preset is None else {"preset": preset},
                 kernel_name="python3",
                 cwd=notebook.parent,
-                progress_bar={"desc": notebook.stem},
+                progress_bar={"desc": notebook.stem} if alone else False,
                 extra_arguments=["--IPKernelApp.log_level=50"],  # nothing shall break the bar, nor Ctrl-C
             )
         except PapermillExecutionError as error:
@@ -160,31 +166,93 @@ def execute(notebook: Path, output: Path, preset: str | None = None) -> dict[str
 def execute_changed(chosen: list[Path], into: Path, preset: str, records: Path, root: Path = ROOT) -> Done:
     """Execute those of the `chosen` notebooks whose result in `into` is missing or out of date.
 
-    For one that fails the committed notebook stands in, and the others go on.
+    As many run side by side as LAZYLIB_JOBS says, each in one process, for sweeps alone do not fill the cores; if there
+    is one, its sweeps take them. The ledger comes last. For one that fails the committed notebook stands in.
     """
     done = Done([], [], {})
-    for number, notebook in enumerate(chosen, start=1):
-        output = into / notebook.relative_to(root)
+
+    def key_of(notebook: Path) -> dict:
         key = fingerprint(notebook, preset, records if notebook == root / f"{LEDGER}.ipynb" else None)
-        state = state_of(output)
-        if (state.get("fingerprint"), state.get("cifar10")) == (key, has_cifar10(notebook)):
-            print(f"[{number}/{len(chosen)}] {notebook.name}: unchanged since it was executed", flush=True)
-            done.unchanged.append(notebook.stem)
-            continue
-        print(f"[{number}/{len(chosen)}] {notebook.name}", flush=True)
-        _state(output).unlink(missing_ok=True)
-        try:
-            cost = execute(notebook, output, None if preset == "laptop" else preset)
-        except ChapterFailed as error:
-            print(error, file=sys.stderr, flush=True)
-            done.failed[notebook.stem] = error.reason
-            not_executed(notebook, output, error.reason, records)
-            continue
-        new = {"fingerprint": key, "cifar10": has_cifar10(notebook), "preset": preset, "page": _page(output), **cost}
-        write(_state(output), lambda file, new=new: file.write_text(json.dumps(new), encoding="utf-8"))
+        return {"fingerprint": key, "cifar10": has_cifar10(notebook)}
+
+    def finish(notebook: Path, key: dict, cost: dict | None, reason: str) -> None:
+        output = into / notebook.relative_to(root)
+        if cost is None:
+            done.failed[notebook.stem] = reason
+            return not_executed(notebook, output, reason, records)
+        new = {**key, "preset": preset, "page": _page(output), **cost}
+        write(_state(output), lambda file: file.write_text(json.dumps(new), encoding="utf-8"))
         done.executed.append(notebook.stem)
-        print(f"    {cost['seconds']} s, {cost['peak_mib']} MiB at most", flush=True)
+
+    last = [notebook for notebook in chosen if notebook == root / f"{LEDGER}.ipynb"]  # it shows what the others found
+    for part in ([notebook for notebook in chosen if notebook not in last], last):
+        changed = {}
+        for notebook in part:
+            key, output = key_of(notebook), into / notebook.relative_to(root)
+            state = state_of(output)
+            if {name: state.get(name) for name in key} == key:
+                print(f"{notebook.stem}: unchanged since it was executed", flush=True)
+                done.unchanged.append(notebook.stem)
+            else:
+                _state(output).unlink(missing_ok=True)
+                changed[notebook] = key, output
+        jobs = min(int(os.environ.get("LAZYLIB_JOBS") or 1), len(changed))
+        given = None if preset == "laptop" else preset
+        if jobs < 2:
+            for notebook, (key, output) in changed.items():
+                finish(notebook, key, *_attempt(notebook, output, given))
+            continue
+        with ProcessPoolExecutor(jobs, get_context("spawn"), _beside_others) as pool:
+            try:
+                running = {
+                    pool.submit(_attempt_in_a_thread, notebook, output, given): (notebook, key)
+                    for notebook, (key, output) in changed.items()
+                }
+                for future in as_completed(running):
+                    try:
+                        found = future.result()
+                    except BrokenProcessPool:
+                        found = None, "the process that executed it, or the one beside it, was killed"
+                    finish(*running[future], *found)
+            except BaseException:
+                _end_now(pool)
+                raise
     return done
+
+
+def _beside_others() -> None:
+    """In a process beside others: its chapter's sweeps run in one, and Ctrl-C is for the process that started it."""
+    os.environ["LAZYLIB_JOBS"] = "1"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _attempt_in_a_thread(*arguments) -> tuple[dict | None, str]:
+    """As `_attempt`; in the main thread nbclient would take the signals for itself."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(_attempt, *arguments).result()
+
+
+def _end_now(pool: ProcessPoolExecutor) -> None:
+    """End the processes of the pool and their kernels."""
+    pool.shutdown(wait=False, cancel_futures=True)
+    for process in active_children():
+        with contextlib.suppress(psutil.Error):
+            for each in psutil.Process(process.pid).children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    each.kill()
+        process.kill()
+
+
+def _attempt(notebook: Path, output: Path, preset: str | None) -> tuple[dict | None, str]:
+    """The cost of executing a notebook, or None and why it failed; says both."""
+    print(f"{notebook.stem} …", flush=True)
+    try:
+        cost = execute(notebook, output, preset)
+    except ChapterFailed as error:
+        print(error, file=sys.stderr, flush=True)
+        return None, error.reason
+    print(f"{notebook.stem}: {cost['seconds']} s, {cost['peak_mib']} MiB at most", flush=True)
+    return cost, ""
 
 
 def not_executed(notebook: Path, output: Path, reason: str, records: Path) -> None:

@@ -75,9 +75,9 @@ def _content(value: Any, name: str) -> Sequence:
     if type(value) is np.ndarray or isinstance(value, np.generic):  # a subclass has more than its numbers
         return [repr(value.dtype), value.shape, value.tolist() if value.dtype.hasobject else value.tobytes()]
     if isinstance(value, torch.Tensor):
-        flat = value.detach().cpu().reshape(-1).view(torch.uint8)  # bytes: numpy has no bfloat16
+        flat = value.detach().cpu().reshape(-1).clone(memory_format=torch.contiguous_format)  # whatever its strides
         what = [str(value.dtype), tuple(value.shape), value.device.type, value.requires_grad]
-        return [*what, flat.numpy().tobytes()]
+        return [*what, flat.view(torch.uint8).numpy().tobytes()]  # numpy has no bfloat16
     if isinstance(value, types.ModuleType):
         if _elsewhere(value.__name__):
             return [value.__name__]
