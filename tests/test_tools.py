@@ -264,6 +264,13 @@ Path("../{own} done").touch()"""
     assert run("ledger", "a", "b").unchanged == ["a", "ledger"]
 
 
+@pytest.mark.parametrize("given", ["two", "0", "-2", "1.5"])
+def test_nonsense_for_how_many_at_a_time_is_refused_in_a_sentence(given, monkeypatch):
+    monkeypatch.setenv("LAZYLIB_JOBS", given)
+    with pytest.raises(ValueError, match=f"^LAZYLIB_JOBS must be a number of processes, 1 or more, .*'{given}'$"):
+        execute.side_by_side()
+
+
 def test_no_record_of_a_failed_chapter_is_left_unless_it_is_a_committed_one(run, tmp_path, monkeypatch):
     write(tmp_path / "chapters/02_trajectories.ipynb", TITLE, code(FAILS))
     other = write(tmp_path / "records/laptop/K1.json", TITLE)

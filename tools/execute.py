@@ -166,10 +166,10 @@ def execute(notebook: Path, output: Path, preset: str | None = None) -> dict[str
 def execute_changed(chosen: list[Path], into: Path, preset: str, records: Path, root: Path = ROOT) -> Done:
     """Execute those of the `chosen` notebooks whose result in `into` is missing or out of date.
 
-    As many run side by side as LAZYLIB_JOBS says, each in one process, for sweeps alone do not fill the cores; if there
-    is one, its sweeps take them. The ledger comes last. For one that fails the committed notebook stands in.
+    As many run `side_by_side` as there are cores for, each in one process, because sweeps alone do not fill the cores;
+    if there is one, its sweeps take them. The ledger comes last. For one that fails the committed notebook stands in.
     """
-    done = Done([], [], {})
+    done, most = Done([], [], {}), side_by_side()
 
     def key_of(notebook: Path) -> dict:
         key = fingerprint(notebook, preset, records if notebook == root / f"{LEDGER}.ipynb" else None)
@@ -196,7 +196,7 @@ def execute_changed(chosen: list[Path], into: Path, preset: str, records: Path, 
             else:
                 _state(output).unlink(missing_ok=True)
                 changed[notebook] = key, output
-        jobs = min(int(os.environ.get("LAZYLIB_JOBS") or 1), len(changed))
+        jobs = min(most, len(changed))
         given = None if preset == "laptop" else preset
         if jobs < 2:
             for notebook, (key, output) in changed.items():
@@ -218,6 +218,16 @@ def execute_changed(chosen: list[Path], into: Path, preset: str, records: Path, 
                 _end_now(pool)
                 raise
     return done
+
+
+def side_by_side() -> int:
+    """How many chapters to execute at a time: LAZYLIB_JOBS, 1 if that is not set. Raises ValueError for nonsense."""
+    given = os.environ.get("LAZYLIB_JOBS") or "1"
+    if given == "-1":
+        return os.cpu_count() or 1
+    if not (given.isdecimal() and int(given)):
+        raise ValueError(f"LAZYLIB_JOBS must be a number of processes, 1 or more, or -1 for one a core, got {given!r}")
+    return int(given)
 
 
 def _beside_others() -> None:
