@@ -63,7 +63,7 @@ def run_cells(
         _chapter.append(path)
         kept_flows.forget()
     namespace: dict[str, Any] = {"__name__": "__main__", "In": [""]}
-    with _running(on_disk=not patches) as folder:
+    with _running() as folder:
         for number, source in enumerate(sources):
             namespace["In"].append(source)
             exec(compile(source, f"{Path(path).name}[{number}]", "exec"), namespace)
@@ -125,19 +125,15 @@ def _names(source: str) -> tuple[set[str], set[str]]:
 
 
 @contextlib.contextmanager
-def _running(on_disk: bool = False) -> Iterator[str]:
-    """Cells may run: records go to the folder that this yields, nothing is shown, and figures are closed.
-
-    on_disk: whether finished cells of sweeps are written, as a reader's are; else they are kept in memory alone.
-    """
-    write = functools.partial(_keep, sweeps._write if on_disk else None)
+def _running() -> Iterator[str]:
+    """Cells may run: records go to the folder that this yields, nothing is shown, and figures are closed."""
     with (
         tempfile.TemporaryDirectory() as folder,
         mock.patch.dict(os.environ, {"LAZYLIB_LEDGER": folder}),
         mock.patch.object(sweeps, "_check_arguments", _fit_for_processes),
         mock.patch("lazylib.runs.sweep", _kept),
         kept_flows.keeping(),
-        mock.patch.object(sweeps, "_write", write),
+        mock.patch.object(sweeps, "_write", functools.partial(_keep, sweeps._write, sweeps._read)),
         mock.patch.object(sweeps, "_read", lambda files, _: _cells[files[0].name].copy(deep=True) if files else None),
         mock.patch("lazylib.book.widgets.explore"),  # dozens of pictures that no verdict depends on
         matplotlib.rc_context(),
@@ -163,14 +159,21 @@ def _kept(run: Callable, grid: Mapping, fixed: Mapping | None = None, store: Any
 
 
 _cells = dict[str, Any]()  # name of its file → a cell
+_written = set[tuple]()  # variables of cells that were written
 _chapter: list = [None]  # the last one is that whose flows are kept
 
 
-def _keep(write: Callable | None, cell: Any, point: Mapping, folder: Path, key: str) -> None:
-    """Keep a finished cell in memory, under the name of an empty file that says it is there; and write it, if asked."""
-    if write:
-        with tempfile.TemporaryDirectory() as elsewhere:
-            write(cell, point, Path(elsewhere), key)
+def _keep(write: Callable, read: Callable, cell: Any, point: Mapping, folder: Path, key: str) -> None:
+    """Keep a finished cell in memory, under the name of an empty file that says it is there.
+
+    The first with these variables is written and read as a reader's are, and what was read is kept.
+    """
+    kind = tuple(sorted((name, v.dims, v.dtype.kind) for name, v in cell.variables.items()))
+    if kind not in _written:
+        _written.add(kind)
+        with tempfile.TemporaryDirectory() as place:
+            write(cell, point, Path(place), key)
+            cell = read([*Path(place).iterdir()], point)
     file = folder / f"{key}-kept.nc"
     file.touch()
     _cells[file.name] = cell.copy(deep=True)

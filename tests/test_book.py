@@ -290,6 +290,18 @@ def test_an_interrupted_book_goes_on_where_it_was(whole_book, jobs):
     assert said.splitlines()[-1].endswith(f"; {5 - unchanged} executed, {unchanged} unchanged, 0 failed")
 
 
+def test_a_book_that_is_killed_leaves_nothing_that_goes_on(whole_book):
+    for name in "bc":
+        chapter(whole_book, name, f"import pathlib, time\npathlib.Path('{name}.started').touch()\ntime.sleep(300)")
+    made = make_book(whole_book, "b", "c", jobs=2)
+    deadline = time.monotonic() + 120
+    while len(list(whole_book.glob("chapters/*.started"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    below = psutil.Process(made.pid).children(recursive=True)  # two processes with a kernel each, at least
+    made.kill()
+    assert len(below) >= 4 and psutil.wait_procs(below, timeout=30)[1] == []
+
+
 def test_a_book_that_cannot_be_built_says_so_last(whole_book):
     chapter(whole_book, "c", "raise ValueError('no')")
     (whole_book / "index.md").write_text("# Book\n\n{doc}`nowhere`\n")

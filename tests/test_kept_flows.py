@@ -84,5 +84,11 @@ def test_whatever_differs_runs_again(changed):
         assert len(kept_flows._flows) == 2
 
 
+def test_who_observes_may_not_forget_which_runs_it_sees():
+    objective = square()
+    with kept_flows.keeping(), pytest.raises(RuntimeError, match="size"):
+        ran(objective, lambda u, runs: {"loss": objective.loss(objective.outputs(u))})
+
+
 def of(u, runs):
     return {"u": u}

@@ -264,6 +264,22 @@ Path("../{own} done").touch()"""
     assert run("ledger", "a", "b").unchanged == ["a", "ledger"]
 
 
+def test_a_killed_process_costs_the_chapters_nothing(run, tmp_path, monkeypatch):
+    """All that came to no end is executed again, one after the other."""
+    monkeypatch.setenv("LAZYLIB_JOBS", "2")
+    kill = """\
+import os, signal
+from pathlib import Path
+if not Path("../killed").exists():
+    Path("../killed").touch()
+    os.kill(os.getppid(), signal.SIGKILL)"""
+    write(tmp_path / "chapters/a.ipynb", TITLE, code(kill))
+    for name in "bcd":
+        write(tmp_path / f"chapters/{name}.ipynb", TITLE, code("1"))
+    done = run("a", "b", "c", "d")
+    assert (sorted(done.executed), done.failed) == (["a", "b", "c", "d"], {}) and (tmp_path / "killed").exists()
+
+
 @pytest.mark.parametrize("given", ["two", "0", "-2", "1.5"])
 def test_nonsense_for_how_many_at_a_time_is_refused_in_a_sentence(given, monkeypatch):
     monkeypatch.setenv("LAZYLIB_JOBS", given)

@@ -18,6 +18,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import active_children, current_process, get_context
@@ -31,6 +32,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from lazylib.book import claims, ledger
 from lazylib.runs import write
+from lazylib.runs.sweeps import end_with
 from tools.check import problems
 from tools.clean import clean
 from tools.pages import LEDGER, ROOT, notebooks
@@ -166,58 +168,53 @@ def execute(notebook: Path, output: Path, preset: str | None = None) -> dict[str
 def execute_changed(chosen: list[Path], into: Path, preset: str, records: Path, root: Path = ROOT) -> Done:
     """Execute those of the `chosen` notebooks whose result in `into` is missing or out of date.
 
-    As many run `side_by_side` as there are cores for, each in one process, because sweeps alone do not fill the cores;
-    if there is one, its sweeps take them. The ledger comes last. For one that fails the committed notebook stands in.
+    Those of small presets run `side_by_side`, because sweeps alone do not fill the cores; the sweeps of one alone take
+    them. The ledger comes last. For one that fails the committed notebook stands in, and the others go on.
     """
     done, most = Done([], [], {}), side_by_side()
+    given = None if preset == "laptop" else preset
 
-    def key_of(notebook: Path) -> dict:
-        key = fingerprint(notebook, preset, records if notebook == root / f"{LEDGER}.ipynb" else None)
-        return {"fingerprint": key, "cifar10": has_cifar10(notebook)}
+    def task(notebook: Path) -> "_Task":
+        shown = records if notebook == root / f"{LEDGER}.ipynb" else None
+        return _Task(notebook, into / notebook.relative_to(root), preset, given, shown)
 
-    def finish(notebook: Path, key: dict, cost: dict | None, reason: str) -> None:
-        output = into / notebook.relative_to(root)
-        if cost is None:
-            done.failed[notebook.stem] = reason
-            return not_executed(notebook, output, reason, records)
-        new = {**key, "preset": preset, "page": _page(output), **cost}
-        write(_state(output), lambda file: file.write_text(json.dumps(new), encoding="utf-8"))
-        done.executed.append(notebook.stem)
+    def finish(task: "_Task", state: dict | None, reason: str) -> None:
+        name = task.notebook.stem
+        if state is None:
+            done.failed[name] = reason
+            return not_executed(task.notebook, task.output, reason, records)
+        new = {**state, "cifar10": has_cifar10(task.notebook), "page": _page(task.output)}
+        write(_state(task.output), lambda file: file.write_text(json.dumps(new), encoding="utf-8"))
+        done.executed.append(name)
 
     last = [notebook for notebook in chosen if notebook == root / f"{LEDGER}.ipynb"]  # it shows what the others found
     for part in ([notebook for notebook in chosen if notebook not in last], last):
-        changed = {}
-        for notebook in part:
-            key, output = key_of(notebook), into / notebook.relative_to(root)
-            state = state_of(output)
-            if {name: state.get(name) for name in key} == key:
-                print(f"{notebook.stem}: unchanged since it was executed", flush=True)
-                done.unchanged.append(notebook.stem)
+        changed = []
+        for each in map(task, part):
+            state = state_of(each.output)
+            if (state.get("fingerprint"), state.get("cifar10")) == (each.key(), has_cifar10(each.notebook)):
+                print(f"{each.notebook.stem}: unchanged since it was executed", flush=True)
+                done.unchanged.append(each.notebook.stem)
             else:
-                _state(output).unlink(missing_ok=True)
-                changed[notebook] = key, output
-        jobs = min(most, len(changed))
-        given = None if preset == "laptop" else preset
-        if jobs < 2:
-            for notebook, (key, output) in changed.items():
-                finish(notebook, key, *_attempt(notebook, output, given))
-            continue
-        with ProcessPoolExecutor(jobs, get_context("spawn"), _beside_others) as pool:
-            try:
-                running = {
-                    pool.submit(_attempt_in_a_thread, notebook, output, given): (notebook, key)
-                    for notebook, (key, output) in changed.items()
-                }
-                for future in as_completed(running):
-                    try:
-                        found = future.result()
-                    except BrokenProcessPool:
-                        found = None, "the process that executed it, or the one beside it, was killed"
-                    finish(*running[future], *found)
-            except BaseException:
-                _end_now(pool)
-                raise
+                changed.append(each)
+        jobs = 1 if preset in ledger.LARGER else min(most, len(changed))
+        left = changed if jobs < 2 else _attempt_side_by_side(changed, jobs, max(1, most // jobs), finish)
+        for each in left:
+            finish(each, *_attempt(each))
     return done
+
+
+class _Task(NamedTuple):
+    """A notebook to execute."""
+
+    notebook: Path
+    output: Path
+    preset: str
+    given: str | None  # the preset as a parameter, where it is not the notebook's own
+    records: Path | None  # see `fingerprint`
+
+    def key(self) -> str:
+        return fingerprint(self.notebook, self.preset, self.records)
 
 
 def side_by_side() -> int:
@@ -230,20 +227,56 @@ def side_by_side() -> int:
     return int(given)
 
 
-def _beside_others() -> None:
-    """In a process beside others: its chapter's sweeps run in one, and Ctrl-C is for the process that started it."""
-    os.environ["LAZYLIB_JOBS"] = "1"
+def _attempt(task: _Task) -> tuple[dict | None, str]:
+    """The state of a notebook that was executed, or None and why it failed; says what it costs, or why it failed."""
+    print(f"{task.notebook.stem} …", flush=True)
+    _state(task.output).unlink(missing_ok=True)
+    key = task.key()  # of what is executed now
+    try:
+        cost = execute(task.notebook, task.output, task.given)
+    except ChapterFailed as error:
+        print(error, file=sys.stderr, flush=True)
+        return None, error.reason
+    print(f"{task.notebook.stem}: {cost['seconds']} s, {cost['peak_mib']} MiB at most", flush=True)
+    return {"fingerprint": key, "preset": task.preset, **cost}, ""
+
+
+def _attempt_side_by_side(tasks: list[_Task], jobs: int, own: int, finish: Callable) -> list[_Task]:
+    """Attempt the tasks in as many processes, with `own` processes each for sweeps; returns those that came to no end,
+    because one of these processes was killed."""
+    left = list(tasks)
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _beside_others, (own, os.getpid())) as pool:
+        try:
+            before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for this process, not for those it starts
+            running = {pool.submit(_attempt_in_a_thread, task): task for task in tasks}
+            signal.signal(signal.SIGINT, before)
+            for future in as_completed(running):
+                with contextlib.suppress(BrokenProcessPool):
+                    finish(running[future], *future.result())
+                    left.remove(running[future])
+        except BaseException:
+            _end_now(pool)
+            raise
+    return left
+
+
+def _beside_others(own: int, parent: int) -> None:
+    """In a process that executes a chapter beside others."""
+    os.environ["LAZYLIB_JOBS"] = str(own)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with(parent)
 
 
-def _attempt_in_a_thread(*arguments) -> tuple[dict | None, str]:
+def _attempt_in_a_thread(task: _Task) -> tuple[dict | None, str]:
     """As `_attempt`; in the main thread nbclient would take the signals for itself."""
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(_attempt, *arguments).result()
+        return thread.submit(_attempt, task).result()
 
 
 def _end_now(pool: ProcessPoolExecutor) -> None:
-    """End the processes of the pool and their kernels."""
+    """End the processes of the pool and their kernels, whatever else is pressed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     pool.shutdown(wait=False, cancel_futures=True)
     for process in active_children():
         with contextlib.suppress(psutil.Error):
@@ -251,18 +284,6 @@ def _end_now(pool: ProcessPoolExecutor) -> None:
                 with contextlib.suppress(psutil.Error):
                     each.kill()
         process.kill()
-
-
-def _attempt(notebook: Path, output: Path, preset: str | None) -> tuple[dict | None, str]:
-    """The cost of executing a notebook, or None and why it failed; says both."""
-    print(f"{notebook.stem} …", flush=True)
-    try:
-        cost = execute(notebook, output, preset)
-    except ChapterFailed as error:
-        print(error, file=sys.stderr, flush=True)
-        return None, error.reason
-    print(f"{notebook.stem}: {cost['seconds']} s, {cost['peak_mib']} MiB at most", flush=True)
-    return cost, ""
 
 
 def not_executed(notebook: Path, output: Path, reason: str, records: Path) -> None:
@@ -341,6 +362,7 @@ def main() -> int:
         parser.error("give either --into DIR or --in-place")
     try:
         chosen = choose(given.names)
+        side_by_side()  # refuses nonsense before work
     except ValueError as error:
         parser.error(str(error))
     try:
