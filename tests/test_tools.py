@@ -241,52 +241,6 @@ def test_a_failed_chapter_costs_the_others_nothing(run, tmp_path):
     assert stand_in.why(page) is None
 
 
-def test_chapters_run_side_by_side_with_the_ledger_after_them(run, tmp_path, monkeypatch):
-    """Each waits for the other, and could not if it ran alone; their own sweeps have one process each."""
-    monkeypatch.setenv("LAZYLIB_JOBS", "2")
-    meet = """\
-import os, time
-from pathlib import Path
-Path("../{own}").touch()
-begun = time.monotonic()
-while not Path("../{other}").exists() and time.monotonic() - begun < 60:
-    time.sleep(0.1)
-assert Path("../{other}").exists() and os.environ["LAZYLIB_JOBS"] == "1"
-{then}
-Path("../{own} done").touch()"""
-    write(tmp_path / "chapters/a.ipynb", TITLE, code(meet.format(own="a", other="b", then="")))
-    committed = code(meet.format(own="b", other="a", then="raise ValueError('no more')"))
-    write(tmp_path / "chapters/b.ipynb", TITLE, committed)
-    after = "from pathlib import Path\nassert Path('../a done').exists() and not Path('../b done').exists()"
-    write(tmp_path / "chapters/ledger.ipynb", TITLE, code(after))
-    assert run("ledger", "a", "b") == (["a", "ledger"], [], {"b": "ValueError: no more"})
-    assert stand_in.why(tmp_path / "out/chapters/b.ipynb") == "ValueError: no more"
-    assert run("ledger", "a", "b").unchanged == ["a", "ledger"]
-
-
-def test_a_killed_process_costs_the_chapters_nothing(run, tmp_path, monkeypatch):
-    """All that came to no end is executed again, one after the other."""
-    monkeypatch.setenv("LAZYLIB_JOBS", "2")
-    kill = """\
-import os, signal
-from pathlib import Path
-if not Path("../killed").exists():
-    Path("../killed").touch()
-    os.kill(os.getppid(), signal.SIGKILL)"""
-    write(tmp_path / "chapters/a.ipynb", TITLE, code(kill))
-    for name in "bcd":
-        write(tmp_path / f"chapters/{name}.ipynb", TITLE, code("1"))
-    done = run("a", "b", "c", "d")
-    assert (sorted(done.executed), done.failed) == (["a", "b", "c", "d"], {}) and (tmp_path / "killed").exists()
-
-
-@pytest.mark.parametrize("given", ["two", "0", "-2", "1.5"])
-def test_nonsense_for_how_many_at_a_time_is_refused_in_a_sentence(given, monkeypatch):
-    monkeypatch.setenv("LAZYLIB_JOBS", given)
-    with pytest.raises(ValueError, match=f"^LAZYLIB_JOBS must be a number of processes, 1 or more, .*'{given}'$"):
-        execute.side_by_side()
-
-
 def test_no_record_of_a_failed_chapter_is_left_unless_it_is_a_committed_one(run, tmp_path, monkeypatch):
     write(tmp_path / "chapters/02_trajectories.ipynb", TITLE, code(FAILS))
     other = write(tmp_path / "records/laptop/K1.json", TITLE)

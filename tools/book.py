@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from tools.build import address, make
-from tools.execute import choose, execute_changed, interrupted, not_executed, side_by_side, state_of
+from tools.execute import choose, execute_changed, interrupted, not_executed, state_of
 from tools.pages import LEDGER, ROOT, notebooks
 from tools.ready import ready
 
@@ -43,7 +43,6 @@ def main() -> int:
     out, root = given.out.resolve(), given.root.resolve()
     try:
         chosen = choose(given.names, root)
-        side_by_side()  # refuses nonsense before work
     except ValueError as error:
         parser.error(str(error))
     ledger = [path for path in notebooks(root) if path == root / f"{LEDGER}.ipynb" and path not in chosen]

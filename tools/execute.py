@@ -8,20 +8,14 @@ A notebook that fails does not cost the copies of the others: the committed one 
 """
 
 import argparse
-import contextlib
 import hashlib
 import json
 import logging
 import os
-import signal
 import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import active_children, current_process, get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +26,6 @@ from papermill.exceptions import PapermillExecutionError
 
 from lazylib.book import claims, ledger
 from lazylib.runs import write
-from lazylib.runs.sweeps import end_with
 from tools.check import problems
 from tools.clean import clean
 from tools.pages import LEDGER, ROOT, notebooks
@@ -133,7 +126,6 @@ def execute(notebook: Path, output: Path, preset: str | None = None) -> dict[str
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     unfinished = output.with_suffix(".failed.ipynb")
-    alone = current_process().name == "MainProcess"  # the bars of several would write over each other
     start = time.monotonic()
     with PeakMemory() as peak:
         try:
@@ -143,7 +135,7 @@ def execute(notebook: Path, output: Path, preset: str | None = None) -> dict[str
                 parameters={} if preset is None else {"preset": preset},
                 kernel_name="python3",
                 cwd=notebook.parent,
-                progress_bar={"desc": notebook.stem} if alone else False,
+                progress_bar={"desc": notebook.stem},
                 extra_arguments=["--IPKernelApp.log_level=50"],  # nothing shall break the bar, nor Ctrl-C
             )
         except PapermillExecutionError as error:
@@ -168,122 +160,31 @@ def execute(notebook: Path, output: Path, preset: str | None = None) -> dict[str
 def execute_changed(chosen: list[Path], into: Path, preset: str, records: Path, root: Path = ROOT) -> Done:
     """Execute those of the `chosen` notebooks whose result in `into` is missing or out of date.
 
-    Those of small presets run `side_by_side`, because sweeps alone do not fill the cores; the sweeps of one alone take
-    them. The ledger comes last. For one that fails the committed notebook stands in, and the others go on.
+    For one that fails the committed notebook stands in, and the others go on.
     """
-    done, most = Done([], [], {}), side_by_side()
-    given = None if preset == "laptop" else preset
-
-    def task(notebook: Path) -> "_Task":
-        shown = records if notebook == root / f"{LEDGER}.ipynb" else None
-        return _Task(notebook, into / notebook.relative_to(root), preset, given, shown)
-
-    def finish(task: "_Task", state: dict | None, reason: str) -> None:
-        name = task.notebook.stem
-        if state is None:
-            done.failed[name] = reason
-            return not_executed(task.notebook, task.output, reason, records)
-        new = {**state, "cifar10": has_cifar10(task.notebook), "page": _page(task.output)}
-        write(_state(task.output), lambda file: file.write_text(json.dumps(new), encoding="utf-8"))
-        done.executed.append(name)
-
-    last = [notebook for notebook in chosen if notebook == root / f"{LEDGER}.ipynb"]  # it shows what the others found
-    for part in ([notebook for notebook in chosen if notebook not in last], last):
-        changed = []
-        for each in map(task, part):
-            state = state_of(each.output)
-            if (state.get("fingerprint"), state.get("cifar10")) == (each.key(), has_cifar10(each.notebook)):
-                print(f"{each.notebook.stem}: unchanged since it was executed", flush=True)
-                done.unchanged.append(each.notebook.stem)
-            else:
-                changed.append(each)
-        jobs = 1 if preset in ledger.LARGER else min(most, len(changed))
-        left = changed if jobs < 2 else _attempt_side_by_side(changed, jobs, max(1, most // jobs), finish)
-        for each in left:
-            finish(each, *_attempt(each))
-    return done
-
-
-class _Task(NamedTuple):
-    """A notebook to execute."""
-
-    notebook: Path
-    output: Path
-    preset: str
-    given: str | None  # the preset as a parameter, where it is not the notebook's own
-    records: Path | None  # see `fingerprint`
-
-    def key(self) -> str:
-        return fingerprint(self.notebook, self.preset, self.records)
-
-
-def side_by_side() -> int:
-    """How many chapters to execute at a time: LAZYLIB_JOBS, 1 if that is not set. Raises ValueError for nonsense."""
-    given = os.environ.get("LAZYLIB_JOBS") or "1"
-    if given == "-1":
-        return os.cpu_count() or 1
-    if not (given.isdecimal() and int(given)):
-        raise ValueError(f"LAZYLIB_JOBS must be a number of processes, 1 or more, or -1 for one a core, got {given!r}")
-    return int(given)
-
-
-def _attempt(task: _Task) -> tuple[dict | None, str]:
-    """The state of a notebook that was executed, or None and why it failed; says what it costs, or why it failed."""
-    print(f"{task.notebook.stem} …", flush=True)
-    _state(task.output).unlink(missing_ok=True)
-    key = task.key()  # of what is executed now
-    try:
-        cost = execute(task.notebook, task.output, task.given)
-    except ChapterFailed as error:
-        print(error, file=sys.stderr, flush=True)
-        return None, error.reason
-    print(f"{task.notebook.stem}: {cost['seconds']} s, {cost['peak_mib']} MiB at most", flush=True)
-    return {"fingerprint": key, "preset": task.preset, **cost}, ""
-
-
-def _attempt_side_by_side(tasks: list[_Task], jobs: int, own: int, finish: Callable) -> list[_Task]:
-    """Attempt the tasks in as many processes, with `own` processes each for sweeps; returns those that came to no end,
-    because one of these processes was killed."""
-    left = list(tasks)
-    with ProcessPoolExecutor(jobs, get_context("spawn"), _beside_others, (own, os.getpid())) as pool:
+    done = Done([], [], {})
+    for number, notebook in enumerate(chosen, start=1):
+        output = into / notebook.relative_to(root)
+        key = fingerprint(notebook, preset, records if notebook == root / f"{LEDGER}.ipynb" else None)
+        state = state_of(output)
+        if (state.get("fingerprint"), state.get("cifar10")) == (key, has_cifar10(notebook)):
+            print(f"[{number}/{len(chosen)}] {notebook.name}: unchanged since it was executed", flush=True)
+            done.unchanged.append(notebook.stem)
+            continue
+        print(f"[{number}/{len(chosen)}] {notebook.name}", flush=True)
+        _state(output).unlink(missing_ok=True)
         try:
-            before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for this process, not for those it starts
-            running = {pool.submit(_attempt_in_a_thread, task): task for task in tasks}
-            signal.signal(signal.SIGINT, before)
-            for future in as_completed(running):
-                with contextlib.suppress(BrokenProcessPool):
-                    finish(running[future], *future.result())
-                    left.remove(running[future])
-        except BaseException:
-            _end_now(pool)
-            raise
-    return left
-
-
-def _beside_others(own: int, parent: int) -> None:
-    """In a process that executes a chapter beside others."""
-    os.environ["LAZYLIB_JOBS"] = str(own)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with(parent)
-
-
-def _attempt_in_a_thread(task: _Task) -> tuple[dict | None, str]:
-    """As `_attempt`; in the main thread nbclient would take the signals for itself."""
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(_attempt, task).result()
-
-
-def _end_now(pool: ProcessPoolExecutor) -> None:
-    """End the processes of the pool and their kernels, whatever else is pressed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    pool.shutdown(wait=False, cancel_futures=True)
-    for process in active_children():
-        with contextlib.suppress(psutil.Error):
-            for each in psutil.Process(process.pid).children(recursive=True):
-                with contextlib.suppress(psutil.Error):
-                    each.kill()
-        process.kill()
+            cost = execute(notebook, output, None if preset == "laptop" else preset)
+        except ChapterFailed as error:
+            print(error, file=sys.stderr, flush=True)
+            done.failed[notebook.stem] = error.reason
+            not_executed(notebook, output, error.reason, records)
+            continue
+        new = {"fingerprint": key, "cifar10": has_cifar10(notebook), "preset": preset, "page": _page(output), **cost}
+        write(_state(output), lambda file, new=new: file.write_text(json.dumps(new), encoding="utf-8"))
+        done.executed.append(notebook.stem)
+        print(f"    {cost['seconds']} s, {cost['peak_mib']} MiB at most", flush=True)
+    return done
 
 
 def not_executed(notebook: Path, output: Path, reason: str, records: Path) -> None:
@@ -362,7 +263,6 @@ def main() -> int:
         parser.error("give either --into DIR or --in-place")
     try:
         chosen = choose(given.names)
-        side_by_side()  # refuses nonsense before work
     except ValueError as error:
         parser.error(str(error))
     try:

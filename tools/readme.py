@@ -38,7 +38,7 @@ def times() -> str | None:
         if not cost:
             return None
         lines.append(f"| {chapter.stem} | {cost['preset']} | {cost['seconds']:.0f} | {cost['peak_mib']} |")
-    return "\n".join([*lines, "", f"Measured on {machine()}; `make book` runs two chapters side by side."])
+    return "\n".join([*lines, "", f"Measured on {machine()}."])
 
 
 def claims() -> str | None:

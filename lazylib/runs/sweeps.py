@@ -362,7 +362,7 @@ def _pool(n_jobs: int, scheduler: str | None) -> Iterator[joblib.Parallel]:
     options = {"return_as": "generator_unordered", "batch_size": 1, "max_nbytes": None}
     if not scheduler:
         # One thread a process for BLAS too; torch's are set in _cell.
-        local = {"initializer": end_with, "initargs": (os.getpid(),), "inner_max_num_threads": 1}
+        local = {"initializer": _end_with, "initargs": (os.getpid(),), "inner_max_num_threads": 1}
         with joblib.parallel_config(backend="loky", **(local if n_jobs != 1 else {})), warnings.catch_warnings():
             # A process that keeps a data set for its next cell has grown: loky starts another one in its place.
             warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
@@ -381,7 +381,7 @@ def _pool(n_jobs: int, scheduler: str | None) -> Iterator[joblib.Parallel]:
         yield joblib.Parallel(n_jobs=-1, **options)
 
 
-def end_with(parent: int) -> None:
+def _end_with(parent: int) -> None:
     """End this process soon after its parent: one that is killed cannot end its workers."""
 
     def watch() -> None:
