@@ -29,22 +29,18 @@ def forget() -> None:
 @contextlib.contextmanager
 def keeping() -> Iterator[None]:
     """Flows on a CPU are kept inside the block, and taken from those that are."""
-    run, integrate = batch.Integrator.run, one_run.integrate
-    plain = batch.Integrator
+    integrate = one_run.integrate
 
-    class Integrator(plain):
+    class Integrator:
         def __init__(self, *arguments):
             self.arguments = arguments
 
         def run(self):
-            return _flow(lambda *arguments: run(plain(*arguments)), *self.arguments)
-
-    def integrated(*arguments):
-        return _flow(integrate, *arguments)
+            return _flow(lambda *arguments: batch.Integrator(*arguments).run(), *self.arguments)
 
     with (
         mock.patch("lazylib.flows.flow.Integrator", Integrator),
-        mock.patch("lazylib.flows.one_run.integrate", integrated),
+        mock.patch("lazylib.flows.one_run.integrate", lambda *arguments: _flow(integrate, *arguments)),
     ):
         yield
 

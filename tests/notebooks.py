@@ -59,9 +59,7 @@ def run_cells(
         lines = ["# Parameters", *(f"{name} = {value!r}" for name, value in injected.items())]
         sources.insert(at[0] + 1, "\n".join(lines))
 
-    if path != _chapter[-1]:
-        _chapter.append(path)
-        kept_flows.forget()
+    _forget_another(path)
     namespace: dict[str, Any] = {"__name__": "__main__", "In": [""]}
     with _running() as folder:
         for number, source in enumerate(sources):
@@ -160,7 +158,12 @@ def _kept(run: Callable, grid: Mapping, fixed: Mapping | None = None, store: Any
 
 _cells = dict[str, Any]()  # name of its file → a cell
 _written = set[tuple]()  # variables of cells that were written
-_chapter: list = [None]  # the last one is that whose flows are kept
+
+
+@functools.lru_cache(maxsize=1)  # nothing is done for the chapter of the last call
+def _forget_another(path: str | os.PathLike) -> None:
+    """Let the flows go that are kept of another chapter than this one."""
+    kept_flows.forget()
 
 
 def _keep(write: Callable, read: Callable, cell: Any, point: Mapping, folder: Path, key: str) -> None:
