@@ -39,6 +39,16 @@ def test_evaluate_is_minus_the_gradient_and_leaves_the_outputs(dtype, tolerance)
         np.testing.assert_allclose(run.out, out[row], rtol=0, atol=tolerance * float(out[row].abs().max()))
 
 
+@pytest.mark.parametrize("busy", [False, True])
+def test_gradients_of_a_descent_are_those_of_the_objective(busy, monkeypatch):
+    monkeypatch.setattr(compiled, "blas_has_threads", lambda: busy)
+    objective = problem()
+    gradient, at_once = one_run.gradients(objective), displaced(objective)
+    for u in (at_once, 2 * at_once):  # nothing of the first is left in the second
+        for found, expected in zip(gradient(u), objective.gradient(u), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+
+
 def test_small_displacements_are_not_lost_in_single_precision():
     single, double = problem(torch.float32), problem(F64)
     u = 1e-7 * displaced(double)

@@ -130,8 +130,8 @@ def test_the_square_loss_of_any_module_has_its_gradient(name):
             loss = 0.5 * (net(w, x) - goal).square().sum() / 5  # over outputs the sum, over inputs the mean
             torch.testing.assert_close(objective.loss(out)[k], loss)
             torch.testing.assert_close(gradient[k], torch.autograd.grad(loss, w)[0])
-    flow = gradient_flow(objective, 2.0, rtol=1e-6)
-    step = next(values for k, *values in gradient_descent(objective, 1e-3) if k == 2000)
+    flow = gradient_flow(objective, 2.0, rtol=1e-4)
+    step = next(values for k, *values in gradient_descent(objective, 4e-3) if k == 500)
     torch.testing.assert_close(flow.u, step[0], rtol=0.02, atol=1e-3)
 
 
@@ -153,8 +153,8 @@ def test_any_loss_has_its_gradient_and_flows(name, loss, y):
         value = loss(net(w, x), y)
         torch.testing.assert_close(objective.loss(out)[k], value)
         torch.testing.assert_close(gradient[k], torch.autograd.grad(value, w)[0])
-    flow = gradient_flow(objective, 2.0, rtol=1e-6)
-    step = next(values for k, *values in gradient_descent(objective, 1e-3) if k == 2000)
+    flow = gradient_flow(objective, 2.0, rtol=1e-4)
+    step = next(values for k, *values in gradient_descent(objective, 4e-3) if k == 500)
     torch.testing.assert_close(flow.u, step[0], rtol=0.02, atol=1e-3)
     part = objective.select([1])
     torch.testing.assert_close(part.gradient(u[1:])[0], gradient[1:])

@@ -6,6 +6,7 @@ import torch
 
 from lazylib.flows import flow_error, gradient_flow
 from lazylib.measures import (
+    differential,
     early_gap,
     jacobian_norm,
     tangent_path,
@@ -35,8 +36,10 @@ def rms(outputs):
 # ---- the differential ----
 
 
+@pytest.mark.parametrize("dense", [differential.DENSE, 0])
 @pytest.mark.parametrize("net", NETS, ids=str)
-def test_the_norms_are_those_of_the_jacobian(net):
+def test_the_norms_are_those_of_the_jacobian(net, dense, monkeypatch):
+    monkeypatch.setattr(differential, "DENSE", dense)
     w, x, _ = case(net)
     first, rest = two_layer_differential(net, w[0], x), two_layer_differential(net, w, x)
     norms = [float(torch.linalg.matrix_norm(jacobian(net, v, x), 2)) / 3 for v in w]  # over √n = 3

@@ -59,14 +59,17 @@ def flow_error(
             f"got {tuple(u.shape)} and {tuple(h.shape)}."
         )
     slope, h0 = jacrev(lambda w: net(w, x))(w0), net(w0, x)  # (n, P), (n,)
+    # A flow of the tangent model stays in the span of its gradients, where coordinates are fewer; w0 keeps its length.
+    basis = torch.linalg.qr(torch.column_stack([slope.T, w0]))[0]  # (P, min(n + 1, P))
+    slope, start = slope @ basis, w0 @ basis
 
     def linear(w: Tensor, x: Tensor) -> Tensor:
-        return h0 + (w - w0) @ slope.T
+        return h0 + (w - start) @ slope.T
 
     def observe(u: Tensor, runs: np.ndarray) -> dict[str, Tensor]:
-        return {"u": u, "h": linear(w0 + u, x)}
+        return {"u": u @ basis.T, "h": linear(start + u, x)}
 
-    objective = square_loss(linear, w0[None], x, y)
+    objective = square_loss(linear, start[None], x, y)
     found = gradient_flow(objective, times[-1], times=times, observe=observe, rtol=rtol, max_evals=max_evals).observed
     moved, outputs = (torch.as_tensor(found[name][0]) for name in "uh")  # (K, P), (K, n)
     error_u = (moved - u).norm(dim=-1) / u.norm(dim=-1)

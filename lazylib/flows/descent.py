@@ -7,6 +7,16 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from ..objectives.square import FusedSquareLoss
+
+
+def _gradient(objective) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    if objective.w0.device.type == "cpu" and isinstance(objective, FusedSquareLoss):
+        from .one_run import gradients  # loads a compiler
+
+        return gradients(objective)
+    return objective.gradient
+
 
 def _steps(step, like: Tensor) -> Tensor:
     step = torch.as_tensor(step, dtype=like.dtype, device=like.device)
@@ -50,8 +60,9 @@ def gradient_descent(objective, step, *, momentum: float = 0.0) -> Iterator[tupl
         raise ValueError(f"momentum must lie in [0, 1), got {momentum}.")
     u = torch.zeros_like(objective.w0)
     velocity, step, k = torch.zeros_like(u), _steps(step, u), 0
+    gradient = _gradient(objective)
     while True:
-        g, out = objective.gradient(u)  # at the present u; the caller may stop before it is used
+        g, out = gradient(u)  # at the present u; the caller may stop before it is used
         yield k, u, out
         velocity.mul_(momentum).addcmul_(step, g, value=-1)
         u += velocity
@@ -100,8 +111,9 @@ def adam(
         raise ValueError(f"eps must be > 0, got {eps}.")
     u = torch.zeros_like(objective.w0)
     mean, square, step, k = torch.zeros_like(u), torch.zeros_like(u), _steps(step, u), 0
+    gradient = _gradient(objective)
     while True:
-        g, out = objective.gradient(u)
+        g, out = gradient(u)
         yield k, u, out
         k += 1
         mean.mul_(first).add_(g, alpha=1 - first)

@@ -1,4 +1,6 @@
-"""The steps of ``gradient_flow`` for two-layer ReLU nets on a CPU: every core takes one run at a time.
+"""The steps of ``gradient_flow``, and the gradients of a descent, for two-layer ReLU nets on a CPU.
+
+Every core takes one run at a time.
 
 The method is that of ``lazylib.flows.batch``, which advances a batch side by side as an accelerator wants it.  A
 core works better on a single run, whose arrays stay in its cache.
@@ -6,10 +8,13 @@ core works better on a single run, whose arrays stay in its cache.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..nets import _two_layer_cpu as compiled
 from ..objectives.square import FusedSquareLoss
@@ -49,8 +54,24 @@ def integrate(objective: FusedSquareLoss, runs, T, times, observe, rtol, max_eva
     return result
 
 
+def gradients(objective: FusedSquareLoss) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """What ``objective.gradient`` does, run by run: on a small net nearly all of its time is torch's own overhead."""
+    every = [_run(objective, row) for row in range(objective.runs)]
+    alone = compiled.one_blas_thread if compiled.blas_has_threads() else contextlib.nullcontext
+
+    def gradient(u: Tensor) -> tuple[Tensor, Tensor]:
+        downhill, out = np.empty(u.shape, every[0].w0.dtype), np.empty((len(every), len(every[0].y)), every[0].w0.dtype)
+        with alone():
+            for run, at, f, h in zip(every, u.numpy(), downhill, out, strict=True):
+                compiled.evaluate(run, at, f)
+                h[:] = run.out
+        return torch.from_numpy(downhill).neg_(), torch.from_numpy(out)
+
+    return gradient
+
+
 def _run(objective: FusedSquareLoss, row: int) -> compiled.Run:
-    def own(tensor: torch.Tensor, dims: int) -> np.ndarray:
+    def own(tensor: Tensor, dims: int) -> np.ndarray:
         return np.ascontiguousarray((tensor if tensor.dim() == dims else tensor[row]).numpy())
 
     negative, floor, h0 = (piece[row].numpy() for piece in objective.base)

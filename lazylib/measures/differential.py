@@ -10,7 +10,9 @@ from torch.func import jvp
 
 from ..nets._base import ACTIVATIONS
 from ..nets.two_layer import TwoLayer
-from .norms import lanczos, random_rows
+from .norms import lanczos, random_rows, require_finite
+
+DENSE = 128  # inputs up to which all eigenvalues of an (n, n) matrix take less time than a Lanczos process
 
 
 @dataclass(frozen=True)
@@ -33,15 +35,20 @@ class Differential:
     def norm(self, tol: float = 1e-6, steps: int = 300) -> Tensor:
         """‖Dh‖ = max ‖Dh u‖ over ‖u‖ = 1, with ‖Dh u‖² the mean of Dh(x_i)[u]² over inputs, (…,).
 
-        By Lanczos on the (n, n) matrix of Dh Dhᵀ, until its residual is below tol of the eigenvalue or `steps`
-        products are made; the relative error is of order tol² over the relative gap of eigenvalues.
+        From all eigenvalues of the (n, n) matrix of Dh Dhᵀ where it is small; else by Lanczos, until its residual is
+        below tol of the eigenvalue or `steps` products are made: the relative error is of order tol² over the relative
+        gap of eigenvalues.
 
         Raises: ValueError if an entry is not finite.
         """
         gram = self.hidden.mT @ self.hidden + (self.gates.mT @ self.gates) * (self.x @ self.x.T)  # (…, n, n)
         rows = gram.reshape(-1, *gram.shape[-2:])  # (R, n, n)
-        start = random_rows(rows, len(rows), len(self.x), 0)  # (R, n)
-        largest = lanczos(lambda v: (rows @ v.unsqueeze(-1)).squeeze(-1), start, steps, tol)[0]
+        if len(self.x) <= DENSE:
+            require_finite(rows, "the derivatives of h at w0")
+            largest = torch.linalg.eigvalsh(rows)[:, -1]
+        else:
+            start = random_rows(rows, len(rows), len(self.x), 0)  # (R, n)
+            largest = lanczos(lambda v: (rows @ v.unsqueeze(-1)).squeeze(-1), start, steps, tol)[0]
         return (largest.clamp(min=0) / len(self.x)).sqrt().reshape(gram.shape[:-2])
 
 

@@ -29,6 +29,11 @@ def one_blas_thread():
     return _libraries().limit(limits=1, user_api="blas")
 
 
+def blas_has_threads() -> bool:
+    """Whether matrix products outside torch would take more than one."""
+    return any(library["num_threads"] > 1 for library in _libraries().info() if library["user_api"] == "blas")
+
+
 class Run(NamedTuple):
     """One run: what does not change along it, and the arrays that every gradient overwrites."""
 
