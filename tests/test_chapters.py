@@ -203,6 +203,37 @@ def test_results_of_larger_runs_show_beside_live_ones_kept_elsewhere():
 def test_nbval_notices_a_wrong_output(tmp_path):
     """The comparison that `make test` relies on fails where it must, and only there."""
 
+    compared = {
+        "same": ("K1 holds: 1.00\n", "nbval-check-output"),
+        "another_processor": ("K1 holds: 1.02\n", "nbval-check-output"),
+        "another_number": ("K1 holds: 1.20\n", "nbval-check-output"),
+        "another_verdict": ("K1 does not hold: 1.00\n", "nbval-check-output"),
+        "not_compared": ("K1 does not hold: 1.00\n",),
+    }
+    for name, (stored, *tags) in compared.items():
+        output = new_output("stream", name="stdout", text=stored)
+        write(tmp_path / f"{name}.ipynb", text("# A"), code("print('K1 holds: 1.00')", output, tags=tags))
+    command = [sys.executable, "-m", "pytest", "-v", "--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider"]
+    # conftest.py of the project as a plugin, for the notebooks lie elsewhere
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*command, "-p", "conftest", "."], capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
+    found = dict(re.findall(r"^(\w+)::ipynb::Cell 0 (PASSED|FAILED)", done.stdout, re.MULTILINE))
+    wrong = {"another_number", "another_verdict"}
+    assert found == {name: "FAILED" if name in wrong else "PASSED" for name in compared}, done.stdout
+
+
+def test_results_of_larger_runs_show_beside_live_ones_kept_elsewhere():
+    """`make book` keeps its records in _build; the committed ones must show all the same."""
+    committed = {path.stem for path in (ROOT / "results/ledger").glob("*/*.json") if path.parent.name in ledger.LARGER}
+    shown = {row["id"] for row in ledger.table() if row["larger"]}  # conftest.py names an empty folder for live records
+    assert committed and committed <= shown, f"committed, but not in the ledger: {sorted(committed - shown)}"
+
+
+def test_nbval_notices_a_wrong_output(tmp_path):
+    """The comparison that `make test` relies on fails where it must, and only there."""
+
     def outcome(stored: str, *tags: str) -> int:
         output = new_output("stream", name="stdout", text=stored)
         path = write(tmp_path / "a.ipynb", text("# A"), code("print('K1 holds: 1.00')", output, tags=tags))

@@ -19,7 +19,7 @@ PLANTED = {  # what is wrong → lines replaced, cells run again
     "α missing in the target": ({"problem.y[k] / factors[1])": "problem.y[k])"}, SLOPES),
     "α² forgotten in the reported loss": ({"loss * (alpha.values**2 / null)": "loss * (1 / null)"}, SLOPES),
     "fixed time in place of kernel time": (
-        {"T = S / kernel_rate(net, w0, problem.x[k])": "T = 0.01 * S + 0 * kernel_rate(net, w0, problem.x[k])"},
+        {"T = S / kernel_rate(net, w0[first], problem.x[k[first]])[same]": "T = np.full(len(k), 0.01 * S)"},
         SLOPES,
     ),
     "a layer too many": (
@@ -36,9 +36,7 @@ PLANTED = {  # what is wrong → lines replaced, cells run again
     "κ at w₀ = w₁ whatever τ": ({"w0 = tau * w1[0]": "w0 = w1[0]"}, KAPPA),
     "β with the wrong power of τ": ({"(beta / alpha) ** (1 / q)": "(beta / alpha) ** (1 / (q + 1))"}, CURVES),
     "curves compared at equal time, not rescaled": (
-        {
-            "T = S / kernel_rate(net, w0, problem.x[k])": "T = S / kernel_rate(net, w0, problem.x[k]) * tau.values.ravel()"
-        },
+        {"problem.x[k[first]])[same]": "problem.x[k[first]])[same] * tau.values.ravel()"},
         CURVES,
     ),
     "a new problem in each row of the grid": (

@@ -75,11 +75,11 @@ def _run(objective: FusedSquareLoss, row: int) -> compiled.Run:
         return np.ascontiguousarray((tensor if tensor.dim() == dims else tensor[row]).numpy())
 
     negative, floor, h0 = (piece[row].numpy() for piece in objective.base)
-    scale = h0.dtype.type(objective.net.scale)
-    work = np.empty_like(negative), np.empty_like(negative), np.empty_like(h0), np.empty_like(h0)
-    w0, y = own(objective.w0, 1), own(objective.y, 1)
-    x, xt = own(objective.x, 2), own(objective.xt, 2)
-    return compiled.Run(own(objective.a0, 1), w0, x, xt, negative - floor, h0, y, scale, *work)
+    w0, y, x = own(objective.w0, 1), own(objective.y, 1), own(objective.x, 2)
+    (m, n), d, dtype = negative.shape, x.shape[1], h0.dtype
+    inner = np.empty((2, m * min(n, compiled.CHUNK)), dtype)
+    work = *inner, np.empty((m, d), dtype), *np.empty((2, n), dtype)
+    return compiled.Run(own(objective.a0, 1), w0, x, negative - floor, h0, y, dtype.type(objective.net.scale), *work)
 
 
 class _Single:

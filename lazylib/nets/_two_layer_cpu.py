@@ -15,6 +15,7 @@ import numpy as np
 from scipy.linalg import blas  # noqa: F401  (loads the library that numba's matrix products call)
 from threadpoolctl import ThreadpoolController
 
+CHUNK = 256  # inputs at a time: what a gradient works on stays in the cache that a core has for itself
 # sums may be reordered; NaN and infinity keep their meaning
 _compile = numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
 
@@ -40,46 +41,55 @@ class Run(NamedTuple):
     a0: np.ndarray  # (m,) output weights at w0
     w0: np.ndarray  # (P,)
     x: np.ndarray  # (n, d)
-    xt: np.ndarray  # (d, n)
     p0: np.ndarray  # (m, n) preactivations at w0
     h0: np.ndarray  # (n,) outputs at w0
     y: np.ndarray  # (n,)
     scale: np.floating  # output factor; its type is that of all arrays
-    relu: np.ndarray  # (m, n) relu(p)
-    gated: np.ndarray  # (m, n) r·1[p > 0], r the residual
+    relu: np.ndarray  # (m·c,) relu(p) on c = min(n, CHUNK) inputs
+    gated: np.ndarray  # (m·c,) r·1[p > 0] there, r the residual
+    part: np.ndarray  # (m, d) their part of ∇F
     out: np.ndarray  # (n,) outputs h(w0 + u)
     r: np.ndarray  # (n,) (h − y)·scale/n
 
 
 @_compile
 def evaluate(run: Run, u, f):
-    """f ← −∇F(w0 + u), both (P,); leaves relu(p) and the outputs in ``run``."""
+    """f ← −∇F(w0 + u), both (P,); leaves the outputs in ``run``."""
     m, n = run.p0.shape
     d = run.x.shape[1]
     scale, zero = run.scale, run.out.dtype.type(0)
-    np.dot(u[m:].reshape(m, d), run.xt, run.relu)  # u_b·x
-    out, r = run.out, run.r
-    out[:] = zero
-    for j in range(m):
-        p0, relu = run.p0[j], run.relu[j]
-        a, ua = run.a0[j] + u[j], u[j]
-        for i in range(n):
-            relu0 = max(p0[i], zero)
-            change = max(relu[i] + min(p0[i], zero), -relu0)  # relu(p) − relu(p0) with no cancellation
-            out[i] += a * change + ua * relu0
-            relu[i] = change + relu0
-    for i in range(n):
-        out[i] = run.h0[i] + scale * out[i]
-        r[i] = (out[i] - run.y[i]) * (-scale / n)
-    for j in range(m):
-        relu, gated = run.relu[j], run.gated[j]
-        total = zero
-        for i in range(n):
-            total += relu[i] * r[i]
-            gated[i] = r[i] if relu[i] > zero else zero
-        f[j] = total
-    gb = f[m:].reshape(m, d)
-    np.dot(run.gated, run.x, gb)
+    ub, gb = u[m:].reshape(m, d), f[m:].reshape(m, d)
+    f[:] = zero
+    for first in range(0, n, CHUNK):
+        width = min(CHUNK, n - first)
+        x = run.x[first : first + width]
+        relu, gated = run.relu[: m * width].reshape(m, width), run.gated[: m * width].reshape(m, width)
+        out, r = run.out[first : first + width], run.r[first : first + width]
+        h0, y = run.h0[first : first + width], run.y[first : first + width]
+        np.dot(ub, x.T, relu)  # u_b·x
+        out[:] = zero
+        for j in range(m):
+            p0, row = run.p0[j, first : first + width], relu[j]
+            a, ua = run.a0[j] + u[j], u[j]
+            for i in range(width):
+                relu0 = max(p0[i], zero)
+                change = max(row[i] + min(p0[i], zero), -relu0)  # relu(p) − relu(p0) with no cancellation
+                out[i] += a * change + ua * relu0
+                row[i] = change + relu0
+        for i in range(width):
+            out[i] = h0[i] + scale * out[i]
+            r[i] = (out[i] - y[i]) * (-scale / n)
+        for j in range(m):
+            row, gate = relu[j], gated[j]
+            total = zero
+            for i in range(width):
+                total += row[i] * r[i]
+                gate[i] = r[i] if row[i] > zero else zero
+            f[j] += total
+        np.dot(gated, x, run.part)
+        for j in range(m):
+            for k in range(d):
+                gb[j, k] += run.part[j, k]
     for j in range(m):
         a = run.a0[j] + u[j]
         for k in range(d):
@@ -123,20 +133,26 @@ def defect(run: Run, y0, f0, y, f, h, into):
 
 @_compile
 def moved(run: Run, u, v):
-    """rms over x of Dh(w0 + u) v, at the u that ``run`` was evaluated at last; overwrites its work arrays."""
+    """rms over x of Dh(w0 + u) v; overwrites the work arrays of ``run``."""
     m, n = run.p0.shape
-    zero = run.out.dtype.type(0)
-    np.dot(v[m:].reshape(m, run.x.shape[1]), run.xt, run.gated)
-    total = run.r
-    total[:] = zero
-    for j in range(m):
-        relu, along = run.relu[j], run.gated[j]
-        a, va = run.a0[j] + u[j], v[j]
-        for i in range(n):
-            total[i] += va * relu[i] + (a * along[i] if relu[i] > zero else zero)
-    square = 0.0
-    for i in range(n):
-        square += np.float64(total[i]) * total[i]
+    d = run.x.shape[1]
+    zero, square = run.out.dtype.type(0), 0.0
+    ub, vb = u[m:].reshape(m, d), v[m:].reshape(m, d)
+    for first in range(0, n, CHUNK):
+        width = min(CHUNK, n - first)
+        x, total = run.x[first : first + width], run.r[first : first + width]
+        relu, gated = run.relu[: m * width].reshape(m, width), run.gated[: m * width].reshape(m, width)
+        np.dot(ub, x.T, relu)
+        np.dot(vb, x.T, gated)
+        total[:] = zero
+        for j in range(m):
+            p0, row, along = run.p0[j, first : first + width], relu[j], gated[j]
+            a, va = run.a0[j] + u[j], v[j]
+            for i in range(width):
+                value = max(row[i] + p0[i], zero)
+                total[i] += va * value + (a * along[i] if value > zero else zero)
+        for i in range(width):
+            square += np.float64(total[i]) * total[i]
     return run.scale * np.sqrt(square / n)
 
 
