@@ -202,7 +202,6 @@ def test_results_of_larger_runs_show_beside_live_ones_kept_elsewhere():
 
 def test_nbval_notices_a_wrong_output(tmp_path):
     """The comparison that `make test` relies on fails where it must, and only there."""
-
     compared = {
         "same": ("K1 holds: 1.00\n", "nbval-check-output"),
         "another_processor": ("K1 holds: 1.02\n", "nbval-check-output"),
@@ -222,32 +221,3 @@ def test_nbval_notices_a_wrong_output(tmp_path):
     found = dict(re.findall(r"^(\w+)::ipynb::Cell 0 (PASSED|FAILED)", done.stdout, re.MULTILINE))
     wrong = {"another_number", "another_verdict"}
     assert found == {name: "FAILED" if name in wrong else "PASSED" for name in compared}, done.stdout
-
-
-def test_results_of_larger_runs_show_beside_live_ones_kept_elsewhere():
-    """`make book` keeps its records in _build; the committed ones must show all the same."""
-    committed = {path.stem for path in (ROOT / "results/ledger").glob("*/*.json") if path.parent.name in ledger.LARGER}
-    shown = {row["id"] for row in ledger.table() if row["larger"]}  # conftest.py names an empty folder for live records
-    assert committed and committed <= shown, f"committed, but not in the ledger: {sorted(committed - shown)}"
-
-
-def test_nbval_notices_a_wrong_output(tmp_path):
-    """The comparison that `make test` relies on fails where it must, and only there."""
-
-    def outcome(stored: str, *tags: str) -> int:
-        output = new_output("stream", name="stdout", text=stored)
-        path = write(tmp_path / "a.ipynb", text("# A"), code("print('K1 holds: 1.00')", output, tags=tags))
-        command = [sys.executable, "-m", "pytest", "-q", "--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider"]
-        # conftest.py of the project as a plugin, for the notebook lies elsewhere
-        return subprocess.run(
-            [*command, "-p", "conftest", str(path)],
-            capture_output=True,
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        ).returncode
-
-    assert outcome("K1 holds: 1.00\n", "nbval-check-output") == 0
-    assert outcome("K1 holds: 1.02\n", "nbval-check-output") == 0  # another processor
-    assert outcome("K1 holds: 1.20\n", "nbval-check-output") == 1
-    assert outcome("K1 does not hold: 1.00\n", "nbval-check-output") == 1
-    assert outcome("K1 does not hold: 1.00\n") == 0
