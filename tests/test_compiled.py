@@ -27,9 +27,13 @@ def displaced(objective):
     )
 
 
+MANY = 2 * compiled.CHUNK + 7  # inputs that come in three parts, the last one short
+
+
+@pytest.mark.parametrize("n", [20, compiled.CHUNK, MANY])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(F64, 1e-13), (torch.float32, 2e-6)])
-def test_evaluate_is_minus_the_gradient_and_leaves_the_outputs(dtype, tolerance):
-    objective = problem(dtype)
+def test_evaluate_is_minus_the_gradient_and_leaves_the_outputs(dtype, tolerance, n):
+    objective = problem(dtype, n=n)
     u = displaced(objective)
     gradient, out = objective.gradient(u)
     for row in range(3):
@@ -60,8 +64,9 @@ def test_small_displacements_are_not_lost_in_single_precision():
     np.testing.assert_allclose(run.out, exact, rtol=0, atol=1e-4 * np.abs(exact).max())
 
 
-def test_moved_is_the_norm_of_the_differential():
-    objective = problem()
+@pytest.mark.parametrize("n", [20, MANY])
+def test_moved_is_the_norm_of_the_differential(n):
+    objective = problem(n=n)
     u = displaced(objective)
     v = displaced(objective).flip(0)
     expected = objective.jvp(u, v).square().mean(1).sqrt()

@@ -11,6 +11,7 @@ from ..objectives.square import FusedSquareLoss
 
 
 def _gradient(objective) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """``objective.gradient``, compiled where it can be."""
     if objective.w0.device.type == "cpu" and isinstance(objective, FusedSquareLoss):
         from .one_run import gradients  # loads a compiler
 
