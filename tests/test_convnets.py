@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lazylib.nets import FullyConnected, convnet, from_module, gain, small_convnet
+from lazylib.nets import FullyConnected, convnet, from_module, gain, pooled_convnet, small_convnet
 from lazylib.runs import generator
 
 
@@ -137,3 +137,31 @@ def test_it_is_a_net_of_flat_parameters():
 def test_a_small_one_needs_whole_sizes(name, size):
     with pytest.raises(ValueError, match=rf"^{name} must be a whole number"):
         small_convnet(**{"channels": 4, "colours": 3, "side": 8, name: size})
+
+
+# ---- the one of GSJW ----
+
+
+def published(net, x, side):
+    """Its output by the formulas of the authors' code, of which the last layer is divided by h: √h times that."""
+    *convolutions, last = [weight.detach() for weight in net.parameters()]
+    z = x.unflatten(1, (-1, side, side))
+    for weight, stride in zip(convolutions, (2, 1, 2, 1), strict=True):
+        z = torch.nn.functional.conv2d(z, weight / weight[0].numel() ** 0.5, stride=stride, padding=1)
+        z = gain("softplus") * torch.nn.functional.softplus(z, 5.0)
+    return last.numel() ** 0.5 * z.flatten(2).mean(2) @ (last[0] / last.numel())
+
+
+@pytest.mark.parametrize(("colours", "side"), [(3, 32), (1, 28), (1, 19)])
+def test_the_pooled_one_is_that_of_the_published_code(colours, side):
+    net, x = pooled_convnet(6, colours, side, seed=1).double(), torch.randn(4, colours * side**2, dtype=torch.float64)
+    torch.testing.assert_close(net(x)[:, 0], published(net, x, side))
+    net[1].stride = (1, 1)
+    assert not torch.allclose(net(x)[:, 0], published(net, x, side), rtol=0.01)
+
+
+def test_the_pooled_one_needs_images_that_four_filters_fit_in():
+    with pytest.raises(ValueError, match=r"^side must be at least 19 for .*, not 18\.$"):
+        pooled_convnet(6, 1, 18)
+    with pytest.raises(ValueError, match="^channels must be a whole number"):
+        pooled_convnet(0, 1, 28)

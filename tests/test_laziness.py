@@ -224,8 +224,8 @@ def test_the_speed_is_that_of_a_short_step(activation):
     step = -1e-6 * objective.gradient(torch.zeros_like(w0))[0]
     moved = (net.preactivations(w0 + step, seen) - net.preactivations(w0, seen)) / 1e-6
     speed = preactivation_speed(objective, seen)
-    torch.testing.assert_close(speed, moved.square().flatten(1).mean(1).sqrt(), rtol=1e-4, atol=0)
-    assert not torch.allclose(speed, moved.square().flatten(1).sum(1).sqrt())  # the planted mistake: summed
+    torch.testing.assert_close(speed, moved.square().flatten(2).mean(2).sqrt(), rtol=1e-4, atol=0)
+    assert not torch.allclose(speed, moved.square().flatten(2).sum(2).sqrt())  # the planted mistake: summed
     with pytest.raises(TypeError, match="must be a FullyConnected"):
         preactivation_speed(square_loss(TwoLayer(4, 6), TwoLayer(4, 6).init(1.0, 0), x.float(), x[:, 0].float()), x)
 

@@ -8,7 +8,7 @@ fail alone; its rule is data, fixed (``since``) before the run that it judges::
     statement = "…"
     chapter = "11_kernel_evolution"
     since = "2026-11-25"             # when its rules were fixed; `changed` says what was changed later, and why
-    planted = 4                      # errors planted in the chapter that it finds, tests/test_planted_11.py
+    planted = 9                      # errors planted in the chapter that it finds, tests/test_planted_11.py
     unit = "seed"                    # what an interval is over
     scale = { n = 10000 }            # parameters of the published run: below them a claim holds "at smaller scale"
     least = { n = 50000 }            # below these it is not tested at all
@@ -18,6 +18,7 @@ fail alone; its rule is data, fixed (``since``) before the run that it judges::
     within = [-1.15, -0.85]          # none for a measure that is yes or no by itself
     size = [-1.05, -0.95]            # where the published number lies; outside: "right direction, other size"
     beyond = true                    # says more than the claim does: shown, and not counted
+    planted = 3                      # those of the errors that this limb finds
 
 Nothing here prints or stores; `lazylib.book.ledger` does.
 """
@@ -45,7 +46,7 @@ VERDICTS = (
     "not tested at this scale",
 )
 ANSWERS = ("yes", "other size", "no", "open")  # of a limb; open: its interval holds both
-FIELDS = {"says", "within", "size", "beyond"}
+FIELDS = {"says", "within", "size", "beyond", "planted"}
 
 
 class Found(NamedTuple):

@@ -134,7 +134,7 @@ def _give(id: str, judgement: Judgement, why: str, device: str | None) -> None:
     limbs = {
         name: {
             "answer": found.answer,
-            "asked": _plain(rules[name]),
+            "asked": _plain({key: value for key, value in rules[name].items() if key != "planted"}),
             "cases": {k: _entry(v) for k, v in found.cases.items()},
         }
         for name, found in judgement.limbs.items()

@@ -109,7 +109,7 @@ def _claim(row: dict) -> str:
     history = f"Rules of {row['since']}."
     history += f" Changed {_html.escape(row['changed'])}" if "changed" in row else ""
     planted = row.get("planted", 0)
-    history += f" Planted errors that it finds: {planted}." if planted else ""
+    history += f" Planted errors that it finds: {planted}; on each line, those that the limb finds." if planted else ""
     live, larger = (_run(row[name], row) for name in ("live", "larger"))
     lines.append(_line(f"<small>{history}</small>", live, larger, "ledger-runs"))
     data = f'data-work="{_html.escape(" ".join(_works(row)))}" data-verdict="{row["verdict"]}"'
@@ -120,7 +120,8 @@ def _limb(row: dict, name: str, rule: Mapping[str, Any]) -> str:
     asked = ": ".join(filter(None, [rule["says"], asked_for(rule)]))
     beyond = " <i>(more than is claimed)</i>" if rule.get("beyond") else ""
     found = [_found(row["id"], row[run], name) for run in ("live", "larger")]
-    return _line(_html.escape(asked) + beyond, *found)
+    errors = f' <small class="ledger-errors">finds {rule["planted"]}</small>' if rule.get("planted") else ""
+    return _line(_html.escape(asked) + beyond + errors, *found)
 
 
 def _found(id: str, record: dict | None, name: str) -> str:

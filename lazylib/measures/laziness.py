@@ -123,14 +123,14 @@ def activation_stability(net, w0: Tensor, w: Tensor, x: Tensor) -> Tensor:
 
 
 def preactivation_speed(objective, x: Tensor) -> Tensor:
-    """Speed dp/dt of the hidden preactivations at the start of the gradient flow, root mean square over all of them.
+    """Speed dp/dt of the hidden preactivations at the start of the gradient flow, root mean square over each layer.
 
     Args:
         objective: one of ``lazylib.objectives``, of a ``FullyConnected``, for B runs; its gradient drives the flow.
         x: inputs on which the preactivations are seen, (n, d).
 
     Returns:
-        (B,), per flow time, in the dtype of w0.
+        (B, L), for each of the L hidden layers, per flow time, in the dtype of w0.
 
     Raises:
         TypeError: the net is another one.
@@ -145,14 +145,14 @@ def preactivation_speed(objective, x: Tensor) -> Tensor:
         >>> from lazylib.measures import preactivation_speed
         >>> x, w0 = torch.tensor([[1.0]]), torch.tensor([[3.0, 1.0]])
         >>> preactivation_speed(soft_hinge(FullyConnected(d=1, h=1, L=1), w0, x, torch.ones(1), 1.0), x)
-        tensor([1.4044])
+        tensor([[1.4044]])
     """
     net, w0 = objective.net, objective.w0
     if not isinstance(net, FullyConnected):
         raise TypeError(f"the net must be a FullyConnected, got {net}.")
     gradient, _ = objective.gradient(torch.zeros_like(w0))
     _, velocity = torch.func.jvp(lambda w: net.preactivations(w, x), (w0,), (-gradient,))  # (B, L, h, n)
-    return velocity.square().mean((1, 2, 3)).sqrt()
+    return velocity.square().mean((2, 3)).sqrt()
 
 
 def _rows(net, w0: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@ from ._base import ACTIVATIONS as ACTIVATIONS
 from ._base import Net as Net
 from .convnets import MODELS as MODELS
 from .convnets import convnet as convnet
+from .convnets import pooled_convnet as pooled_convnet
 from .convnets import small_convnet as small_convnet
 from .deep import Deep as Deep
 from .deep import FullyConnected as FullyConnected

@@ -1,8 +1,9 @@
-"""Convolutional networks as plain torch modules: VGG-11 and ResNet-18 of any width, and a small one.
+"""Convolutional networks as plain torch modules: VGG-11 and ResNet-18 of any width, and two small ones.
 
 VGG-11 and ResNet-18 (`convnet`) are without batch normalization and classify (n, channels, 32, 32) images. `k`
 multiplies every number of channels (the *widening factor*). Weights are Xavier-normal with a gain and biases zero, as
-in Chizat, Oyallon, Bach 2019 (section 3.2). `small_convnet` has one output and the NTK parametrization.
+in Chizat, Oyallon, Bach 2019 (section 3.2). `small_convnet` and `pooled_convnet` have one output and are in NTK
+parametrization.
 """
 
 import math
@@ -140,7 +141,7 @@ def small_convnet(channels: int, colours: int, side: int, seed: int = 0) -> nn.S
     Raises:
         ValueError: a size is not a whole number ≥ 1.
 
-    Source: after Geiger, Spigler, Jacot, Wyart 2020, section 2.1; smaller than their convolutional net.
+    Source: after Geiger, Spigler, Jacot, Wyart 2020, section 2.1; smaller than their net, `pooled_convnet`.
 
     Example:
         >>> import torch
@@ -151,22 +152,69 @@ def small_convnet(channels: int, colours: int, side: int, seed: int = 0) -> nn.S
         >>> net(torch.zeros(10, 3 * 16 * 16)).shape
         torch.Size([10, 1])
     """
+    _check_sizes(channels, colours, side)
+    return _ntk_convnet(channels, colours, side, [(5, 2, 2), (3, 2, 1)], nn.Flatten(), math.ceil(side / 4) ** 2, seed)
+
+
+def pooled_convnet(channels: int, colours: int, side: int, seed: int = 0) -> nn.Sequential:
+    """Four convolutions of 5×5 pixels and the mean over what they leave, as `small_convnet` in all else.
+
+    The strides are 2, 1, 2, 1, and images are padded by one pixel. The last layer is divided by √h, so that f is √h
+    times that of the authors' code, which divides it by h.
+
+    Args:
+        channels: of all convolutions; the width h of the net.
+        colours: 1 or 3, say.
+        side: pixels of a side, at least 19.
+        seed: fixes the weights, each layer by a stream of its own.
+
+    Returns:
+        A module as `small_convnet` gives it.
+
+    Raises:
+        ValueError: a size is not a whole number ≥ 1, or the images are too small.
+
+    Source: Geiger, Spigler, Jacot, Wyart 2020, figure 6; class ``CV`` of their code, mariogeiger/feature_lazy.
+
+    Example:
+        >>> import torch
+        >>> from lazylib.nets import pooled_convnet
+        >>> net = pooled_convnet(channels=4, colours=3, side=32)
+        >>> [tuple(weight.shape) for weight in net.parameters()]
+        [(4, 3, 5, 5), (4, 4, 5, 5), (4, 4, 5, 5), (4, 4, 5, 5), (1, 4)]
+        >>> net(torch.zeros(10, 3 * 32 * 32)).shape
+        torch.Size([10, 1])
+    """
+    _check_sizes(channels, colours, side)
+    if side < 19:
+        raise ValueError(f"side must be at least 19 for four convolutions of 5×5 pixels, not {side}.")
+    mean = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return _ntk_convnet(channels, colours, side, [(5, 2, 1), (5, 1, 1)] * 2, mean, 1, seed)
+
+
+def _check_sizes(channels: int, colours: int, side: int) -> None:
     for label, size in (("channels", channels), ("colours", colours), ("side", side)):
         if not (isinstance(size, int) and size >= 1):
             raise ValueError(f"{label} must be a whole number ≥ 1, not {size!r}.")
-    a, last = deep.gain("softplus"), channels * math.ceil(side / 4) ** 2
+
+
+def _ntk_convnet(
+    channels: int, colours: int, side: int, convolutions: list, end: nn.Module, left: int, seed: int
+) -> nn.Sequential:
+    """Convolutions (pixels of a side, stride, padding), what flattens their outputs to `left` a channel, and the rest."""
+    a, layers, before = deep.gain("softplus"), [], colours
     with torch.device("meta"):  # torch's own initialization would be drawn for nothing
+        for size, stride, padding in convolutions:
+            gain = a if layers else 1.0  # of the units before
+            layers += [
+                nn.Conv2d(before, channels, size, stride, padding=padding, bias=False),
+                _Times(gain / math.sqrt(size**2 * before)),
+                nn.Softplus(deep.SOFTPLUS_BETA),
+            ]
+            before = channels
+        last = nn.Linear(channels * left, 1, bias=False)
         module = nn.Sequential(
-            nn.Unflatten(1, (colours, side, side)),
-            nn.Conv2d(colours, channels, 5, 2, padding=2, bias=False),
-            _Times(1 / math.sqrt(25 * colours)),
-            nn.Softplus(deep.SOFTPLUS_BETA),
-            nn.Conv2d(channels, channels, 3, 2, padding=1, bias=False),
-            _Times(a / math.sqrt(9 * channels)),
-            nn.Softplus(deep.SOFTPLUS_BETA),
-            nn.Flatten(),
-            nn.Linear(last, 1, bias=False),
-            _Times(a / math.sqrt(last)),
+            nn.Unflatten(1, (colours, side, side)), *layers, end, last, _Times(a / math.sqrt(channels * left))
         )
     module = module.to_empty(device="cpu")
     for l, weight in enumerate(module.parameters()):
