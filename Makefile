@@ -40,13 +40,13 @@ help:
 	@echo "make lint       ruff over code and chapters, and a check of the types of lazylib"
 	@echo "make data       load CIFAR-10 and Fashion-MNIST where they are missing; say where they are"
 	@echo "make bench      compare with plain loops; prints a table"
-	@echo "make paper      chapters 1 to 6, 8 and 9 at the published scale; records go to results/ledger"
+	@echo "make paper      chapters 1 to 6, 8 and 9 at the published scale; records go to results/ledger; resumes when run again"
 	@echo "make gpu        the others at the published scale on a GPU, in pieces of MINUTES=$(MINUTES); resumes when run again"
 	@echo "make visit      what a GPU can do in SECONDS=$(SECONDS), in order of worth, into INTO; goes on when run again; no set-up"
 	@echo "make notebooks  for authors: execute the chapters in place (CHAPTERS='03_tau_plateau' for some)"
 	@echo "make readme     for authors: put the last measurements into README.md, and CITATION.cff into .zenodo.json"
 	@echo "make lock       for authors: bring requirements.lock up to requirements.txt; delete it first to renew all of it"
-	@echo "make clean      remove everything that was built, but not .venv, results and the runs of make gpu"
+	@echo "make clean      remove everything that was built, but not .venv, results and the runs of make gpu and make paper"
 	@echo "Variables: PYTHON=$(PYTHON)  PRESET=$(PRESET) (smoke, laptop, paper)  JOBS=$(JOBS)  CHAPTERS=$(CHAPTERS)"
 
 # The lock leaves torch and torchvision to requirements.txt: those that are there stay, whatever their build.
@@ -112,6 +112,7 @@ data: $(READY)
 bench: $(READY)
 	$(BIN)/python -m tools.bench --into $(BUILD)/bench.md
 
+paper: export LAZYLIB_STORE ?= $(BUILD)/paper/cells
 paper: $(READY)
 	$(BIN)/python -m tools.execute --into $(BUILD)/paper --preset paper $(PAPER)
 
@@ -133,9 +134,9 @@ readme: $(READY)
 	$(BIN)/python -m tools.readme
 	$(BIN)/python -m tools.crate
 
-# _build/gpu holds hours of paused runs.
+# _build/gpu and _build/paper hold hours of paused runs.
 clean:
-	test ! -d $(BUILD) || find $(BUILD) -mindepth 1 -maxdepth 1 ! -name gpu -exec rm -rf {} +
+	test ! -d $(BUILD) || find $(BUILD) -mindepth 1 -maxdepth 1 ! -name gpu ! -name paper -exec rm -rf {} +
 	rm -rf build dist *.egg-info .pytest_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 	test ! -d chapters || find chapters -name '*.failed.ipynb' -delete

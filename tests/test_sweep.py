@@ -22,7 +22,8 @@ import torch
 import xarray as xr
 
 import lazylib.runs.sweeps as module
-from lazylib.runs import Paused, files, sweep, time_left
+from lazylib.book import provenance
+from lazylib.runs import Paused, cluster, files, sweep, time_left
 from lazylib.runs.cell_key import identity
 
 GRID = {"tau": [0.1, 1.0, 10.0], "seed": [0, 1]}
@@ -655,28 +656,108 @@ def test_processes_give_what_this_process_gives_if_they_run_the_same_lazylib(tmp
     )
 
 
-def test_a_dask_cluster_gives_what_this_process_gives(tmp_path, log, monkeypatch):
+@pytest.mark.parametrize("threads", [1, 2])  # joblib computes here where a cluster has one
+def test_a_dask_cluster_gives_what_this_process_gives(threads, tmp_path, log, monkeypatch):
     distributed = pytest.importorskip("distributed")
     run = notebook(RUN)["run"]
     here = sweep(run, GRID)
     log()
-    with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None, protocol="tcp", host="127.0.0.1"
-    ) as cluster:
-        monkeypatch.setenv("LAZYLIB_SCHEDULER", cluster.scheduler_address)
+    monkeypatch.setattr(cluster, "_used", [])
+    with local_cluster(distributed, n_workers=1, threads_per_worker=threads) as workers:
+        monkeypatch.setenv("LAZYLIB_SCHEDULER", workers.scheduler_address)
         asked, submit = [], distributed.Client.submit
         monkeypatch.setattr(distributed.Client, "submit", lambda *a, **k: asked.append(1) or submit(*a, **k))
         xr.testing.assert_identical(here, sweep(run, GRID, store=tmp_path / "s"))
-    assert len(log()) == 6 and asked
+    assert len(log()) == len(asked) == 6
+    assert provenance.provenance()["device"] == f"Dask workers: {cluster.processor()}"
     monkeypatch.delenv("LAZYLIB_SCHEDULER")
     sweep(run, GRID, store=tmp_path / "s")
     assert log() == []
 
 
-def test_a_scheduler_that_is_none_is_named(log, monkeypatch):
-    monkeypatch.setenv("LAZYLIB_SCHEDULER", "nonsense://here")
-    with pytest.raises(ConnectionError, match="LAZYLIB_SCHEDULER must be the address.*nonsense://here"):
+def local_cluster(distributed, **options):
+    return distributed.LocalCluster(
+        processes=False, dashboard_address=None, protocol="tcp", host="127.0.0.1", **options
+    )
+
+
+def test_a_worker_that_comes_late_is_waited_for(log, monkeypatch, capsys):
+    """Under a batch system the workers come when there is room for them."""
+    distributed = pytest.importorskip("distributed")
+    with local_cluster(distributed, n_workers=0) as workers:
+        monkeypatch.setenv("LAZYLIB_SCHEDULER", workers.scheduler_address)
+        monkeypatch.setenv("LAZYLIB_WAIT", "0.01")
+        with pytest.raises(
+            ConnectionError, match=r"^no worker came to .* in 0.01 minutes: start some, or let LAZYLIB_"
+        ):
+            sweep(notebook(RUN)["run"], GRID)
+        assert "waiting for a worker of tcp://" in capsys.readouterr().err
+        monkeypatch.setenv("LAZYLIB_WAIT", "1")
+        timer = threading.Timer(2, lambda: workers.scale(1))
+        timer.start()
+        assert sweep(notebook(RUN)["run"], GRID).sizes["tau"] == 3
+        timer.join()
+    assert len(log()) == 6
+
+
+@pytest.mark.parametrize(
+    "name, given, error, sentence",
+    [
+        ("LAZYLIB_SCHEDULER", "nonsense://here", ValueError, "LAZYLIB_SCHEDULER must be the address.*nonsense://here"),
+        ("LAZYLIB_SCHEDULER", "tcp://127.0.0.1:9", ConnectionError, "none answers at 'tcp://127.0.0.1:9'"),
+        ("LAZYLIB_WAIT", "soon", ValueError, "LAZYLIB_WAIT must be a positive number of minutes, got 'soon'"),
+    ],
+)
+def test_a_cluster_that_is_none_is_named(name, given, error, sentence, log, monkeypatch):
+    monkeypatch.setenv("LAZYLIB_SCHEDULER", "tcp://127.0.0.1:9")
+    monkeypatch.setenv(name, given)
+    with pytest.raises(error, match=sentence):
         sweep(notebook(RUN)["run"], GRID)
+
+
+# ---- processes that share a store ----
+
+
+def test_the_store_of_the_environment_is_taken(tmp_path, log, monkeypatch):
+    monkeypatch.setenv("LAZYLIB_STORE", str(tmp_path / "s"))
+    run = notebook(RUN)["run"]
+    xr.testing.assert_identical(sweep(run, GRID), sweep(run, GRID))
+    assert len(log()) == 6 and len(list((tmp_path / "s").iterdir())) == 6
+
+
+def test_a_run_without_a_value_goes_without_the_store_of_the_environment(tmp_path, monkeypatch):
+    """Where it was asked for, it is refused (above)."""
+    monkeypatch.setenv("LAZYLIB_STORE", str(tmp_path / "s"))
+    thing = threading.Lock()
+    with pytest.warns(UserWarning, match="the cells of <lambda> are not stored: "):
+        found = sweep(lambda a: {"x": a, "locked": thing.locked()}, {"a": [1, 2]})
+    assert found.x.values.tolist() == [1, 2] and not (tmp_path / "s").exists()
+
+
+TOGETHER = """
+import os, sys, time
+import numpy as np
+from lazylib.runs import sweep
+def run(a):
+    time.sleep(0.2)
+    with open("begun", "a") as file:
+        file.write(f"{a}\\n")
+    return {"x": a**2}
+found = sweep(run, {"a": list(range(12))}, store="store", n_jobs=int(sys.argv[1]))
+print(found.x.values.tolist())
+"""
+
+
+def test_processes_with_one_store_share_the_work(tmp_path, frozen):
+    (tmp_path / "script.py").write_text(TOGETHER)
+    start = lambda jobs: subprocess.Popen(  # noqa: E731
+        [sys.executable, "script.py", jobs], cwd=tmp_path, env=frozen, text=True, stdout=subprocess.PIPE
+    )
+    shared = [start("1"), start("1"), start("2")]
+    said = [process.communicate(timeout=300)[0] for process in shared]
+    assert said == [f"{[a**2 for a in range(12)]}\n"] * 3
+    assert sorted(map(int, (tmp_path / "begun").read_text().split())) == list(range(12))  # each once
+    assert not list((tmp_path / "store").glob(".*"))
 
 
 # ---- bad input, before any work ----

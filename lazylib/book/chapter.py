@@ -217,13 +217,14 @@ def keep(*, folder: Path | None = None, seconds: float | None = None, **datasets
     results/SHA256SUMS, by which it is known when it is read.
 
     Args:
-        folder: instead of results/.
+        folder: instead of results/; by default that of the environment variable LAZYLIB_RESULTS, if it is set.
         seconds: that the run took, if it was made in pieces; by default since its start.
         datasets: name → result.
     """
     now = _running()
     if now.p.label not in ledger.LARGER:
         return
+    folder = folder or (Path(given) if (given := os.environ.get("LAZYLIB_RESULTS")) else None)
     where = provenance(vars(now.p).get("device"))
     for name, data in datasets.items():
         small = data.map(lambda v: v.astype("float32") if v.dtype == float else v, keep_attrs=True)

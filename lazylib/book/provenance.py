@@ -1,15 +1,13 @@
 """Where a result comes from: date, device, versions and state of the code, as its record has them."""
 
-import os
 import platform
-import re
 import subprocess
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
+from ..runs import cluster
 from ..runs.files import PACKAGE, source_digest
 
 
@@ -27,23 +25,15 @@ def provenance(device: Any = None) -> dict[str, Any]:
 
 
 def _device(device: Any) -> str:
-    """Name of the processor that computed."""
+    """Name of the processor that computed, or of the workers' of a cluster."""
+    if workers := cluster.used():
+        return "Dask workers: " + "; ".join(workers)
     if str(device).startswith(("cuda", "auto")):
         import torch
 
         if torch.cuda.is_available():
             return torch.cuda.get_device_name(None if device == "auto" else device)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{_cpu()}, {cores} cores"
-
-
-@lru_cache
-def _cpu() -> str:
-    try:
-        names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
+    return cluster.processor()
 
 
 @lru_cache

@@ -8,10 +8,12 @@ own. Nothing read here can run code.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import inspect
 import io
 import itertools
+import json
 import os
 import tempfile
 import threading
@@ -30,12 +32,19 @@ import torch
 import xarray as xr
 from tqdm.auto import tqdm
 
+from . import cluster
 from .cell_key import identity
-from .files import LOADED, digest, read_sealed, remove, source_digest, write_sealed
+from .files import LOADED, digest, read_sealed, remove, source_digest, write, write_sealed
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 Point = dict[str, Any]
 _LOADED = LOADED
 _DAY = 86400.0  # seconds
+_AGAIN = 1.0  # seconds until cells that other processes were at are asked for again
 _BEGUN = time.monotonic()
 _got_on: list[bool] = []  # whether this process has begun a cell of a store
 
@@ -78,12 +87,15 @@ def sweep(
             own business.
         grid: dimension → values, one or more distinct numbers, strings or booleans; `run` gets Python scalars.
         fixed: further arguments, the same at every point.
-        store: folder of finished cells. Each is on disk, atomically, before its process starts another, so a
-            sweep that is killed resumes where it was; a damaged cell is computed again. A cell is used again only
+        store: folder of finished cells; by default that of the environment variable LAZYLIB_STORE, or else none. Each
+            is on disk, atomically, before its process starts another, so a sweep that is killed resumes where it was; a
+            damaged cell is computed again. Processes with one store, also of several machines with a common disk, share
+            the work: none begins a cell that another one is at. A cell is used again only
             if nothing differs in: the point, `fixed`, the bytecode of `run` and of the functions and classes that
             it uses, the values of the globals that these use (of a module or a `SimpleNamespace`, the attributes
             used), and the source of lazylib. Installed packages count by name only, whatever their version.
-            Nothing is ever deleted but damaged cells.
+            Nothing is ever deleted but damaged cells. A run whose code has no value to know it by is refused a store
+            that was asked for here, and goes without that of LAZYLIB_STORE.
         n_jobs: processes (-1: one a core). Default: the environment variable LAZYLIB_JOBS, else 1, which is this
             process. Each of several processes computes with one thread. With LAZYLIB_SCHEDULER=tcp://host:port
             the cells go to that Dask scheduler's workers instead, with their own number of threads, and this
@@ -114,11 +126,15 @@ def sweep(
     time_left()  # refuses nonsense before work
 
     cells: list[xr.Dataset | None] = [None] * len(points)
+    title = getattr(run, "__name__", "sweep")
+    store, code = _store_for(store, [_LOADED, source_digest(), sorted(fixed.items()), run], title)
     keys, folder = [""] * len(points), None
     if store is not None:
         folder = _open_store(store)
-        code = identity(["lazylib", _LOADED, source_digest(), "fixed", sorted(fixed.items()), "run", run], {})
         keys = [digest(code, identity(sorted(point.items()), {})).hex() for point in points]
+        if plans := os.environ.get("LAZYLIB_PLAN"):  # where `python -m lazylib.runs status` looks for what is asked for
+            plan = Path(plans) / f"{title}-{code.hex()}.json"
+            write(plan, lambda file: file.write_text(json.dumps({"sweep": title, "cells": keys})))
         files: dict[str, list[Path]] = {}
         for path in sorted(folder.glob("*-*.nc")):
             files.setdefault(path.name.partition("-")[0], []).append(path)
@@ -128,25 +144,33 @@ def sweep(
     where = "cluster" if scheduler else "process" if n_jobs != 1 else "here"
     task = functools.partial(_cell, run, fixed, None if scheduler else folder, where, _LOADED)
     failures: dict[int, tuple[str, str]] = {}
-    title = getattr(run, "__name__", "sweep")
     progress = tqdm(total=len(points), initial=len(points) - len(todo), desc=title)
-    with progress, _pool(n_jobs, scheduler) as pool:
-        begun = todo if folder is None else itertools.takewhile(_may_begin, todo)
-        try:
-            for i, cell, failure in pool(joblib.delayed(task)(i, points[i], keys[i]) for i in begun):
-                if failure:
-                    failures[i] = failure
-                elif scheduler and folder:
-                    _write(cell, points[i], folder, keys[i])  # a cluster's workers need not share our disk
-                cells[i] = cell
-                progress.update()
-        except BrokenProcessPool as error:
-            if "un-serialize" not in str(error):
-                raise
-            raise RuntimeError(
-                f"{title} cannot be copied to other processes: what a notebook defines can, except "
-                "functions with functools.cache; leave the cache out, or set n_jobs to 1."
-            ) from error
+    with progress, _pool(n_jobs, scheduler) as results:
+        while todo:
+            begun = todo if folder is None else itertools.takewhile(_may_begin, todo)
+            others = []  # cells that other processes are at
+            try:
+                for i, cell, failure in results(task, ((i, points[i], keys[i]) for i in begun)):
+                    if failure:
+                        failures[i] = failure
+                    elif cell is None:
+                        others.append(i)
+                        continue
+                    elif scheduler and folder:
+                        _write(cell, points[i], folder, keys[i])  # a cluster's workers need not share our disk
+                    cells[i] = cell
+                    progress.update()
+            except BrokenProcessPool as error:
+                if "un-serialize" not in str(error):
+                    raise
+                raise RuntimeError(
+                    f"{title} cannot be copied to other processes: what a notebook defines can, except "
+                    "functions with functools.cache; leave the cache out, or set n_jobs to 1."
+                ) from error
+            todo = sorted(others)
+            if todo and time_left() <= 0:
+                break
+            time.sleep(_AGAIN * bool(todo))
     if failures:
         raise _failed(failures, cells, points, folder)
     done = [cell for cell in cells if cell is not None]
@@ -166,7 +190,10 @@ def _may_begin(_: int) -> bool:
 
 
 def _cell(run, fixed, folder, where, loaded, i, point, key) -> tuple[int, xr.Dataset | None, tuple[str, str] | None]:
-    """Compute (and store) one cell; returns its index, and the cell or else what went wrong, in a line and in full."""
+    """Compute (and store) one cell; returns its index, and the cell or else what went wrong, in a line and in full.
+
+    Neither if another process is at this cell of the store.
+    """
     if where != "here" and not source_digest() == _LOADED == loaded:
         raise RuntimeError(
             "all processes must run the same lazylib, but its files differ from what this one "
@@ -174,16 +201,43 @@ def _cell(run, fixed, folder, where, loaded, i, point, key) -> tuple[int, xr.Dat
         )
     if where == "process":
         torch.set_num_threads(1)
-    try:
-        cell = _conform(run(**point, **fixed), point)
-    except Paused:
-        raise
-    except Exception as error:  # as text: not every exception survives the way between processes
-        said = str(error).strip().partition("\n")[0]
-        return i, None, (f"{type(error).__name__}: {said}".removesuffix(": "), traceback.format_exc().strip())
-    if folder is not None:  # outside the try: a full disk stops the sweep, a failed run does not
-        _write(cell, point, folder, key)
+    with contextlib.ExitStack() as stack:
+        if folder is not None:
+            if not stack.enter_context(_alone(folder / f".{key}.lock")):
+                return i, None, None
+            if (found := _read(sorted(folder.glob(f"{key}-*.nc")), point)) is not None:  # made since the sweep began
+                return i, found, None
+        try:
+            cell = _conform(run(**point, **fixed), point)
+        except Paused:
+            raise
+        except Exception as error:  # as text: not every exception survives the way between processes
+            said = str(error).strip().partition("\n")[0]
+            return i, None, (f"{type(error).__name__}: {said}".removesuffix(": "), traceback.format_exc().strip())
+        if folder is not None:  # outside the try: a full disk stops the sweep, a failed run does not
+            _write(cell, point, folder, key)
     return i, cell, None
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[bool]:
+    """Whether no other process holds this lock; it is ours inside the block, and the system frees it if we die.
+
+    Where there are no locks, a cell may be computed twice, with the same result.
+    """
+    if fcntl is None:
+        yield True
+        return
+    with open(path, "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            yield error.errno not in (errno.EACCES, errno.EAGAIN)
+            return
+        try:
+            yield True
+        finally:
+            path.unlink(missing_ok=True)  # while it is ours: who waits for it looks for the cell first
 
 
 def _failed(failures: dict, cells: list, points: list[Point], folder: Path | None) -> RuntimeError:
@@ -271,6 +325,20 @@ def _combine(cells: list[xr.Dataset], points: list[Point], grid: dict[str, list]
 # ---- the store ----
 
 
+def _store_for(store: Any, made_of: list, title: str) -> tuple[Any, bytes]:
+    """The store of a sweep, given or that of LAZYLIB_STORE, and what its cells are known by; None without one."""
+    given = store if store is not None else os.environ.get("LAZYLIB_STORE", "").strip() or None
+    if given is None:
+        return None, b""
+    try:
+        return given, identity(["lazylib", *made_of], {})
+    except TypeError as error:
+        if store is not None:
+            raise
+        warnings.warn(f"the cells of {title} are not stored: {error}", stacklevel=3)
+        return None, b""
+
+
 def _open_store(store: str | os.PathLike) -> Path:
     if not os.fspath(store):
         raise ValueError(f"store must be the path of a folder, or None for no store, got {store!r}")
@@ -281,7 +349,7 @@ def _open_store(store: str | os.PathLike) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"store must be a folder, but {folder} cannot be made ({error.strerror})") from None
-    for leftover in folder.glob(".*.tmp"):  # of killed sweeps; a younger one may be of one that is running
+    for leftover in [*folder.glob(".*.tmp"), *folder.glob(".*.lock")]:  # of killed sweeps; a young one may be in use
         with contextlib.suppress(OSError):
             if time.time() - leftover.stat().st_mtime > _DAY:
                 leftover.unlink()
@@ -357,28 +425,20 @@ def _checked_jobs(n_jobs: int | None) -> int:
 
 
 @contextlib.contextmanager
-def _pool(n_jobs: int, scheduler: str | None) -> Iterator[joblib.Parallel]:
-    """Where cells are computed: this process, local processes, or a Dask cluster. Results as they come."""
-    options = {"return_as": "generator_unordered", "batch_size": 1, "max_nbytes": None}
-    if not scheduler:
-        # One thread a process for BLAS too; torch's are set in _cell.
-        local = {"initializer": _end_with, "initargs": (os.getpid(),), "inner_max_num_threads": 1}
-        with joblib.parallel_config(backend="loky", **(local if n_jobs != 1 else {})), warnings.catch_warnings():
-            # A process that keeps a data set for its next cell has grown: loky starts another one in its place.
-            warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
-            yield joblib.Parallel(n_jobs=n_jobs, **options)
+def _pool(n_jobs: int, scheduler: str | None) -> Iterator[Callable]:
+    """Where cells are computed: a function (task, arguments) → results as they come, in this process, in local ones or
+    on a Dask cluster."""
+    if scheduler:
+        with cluster.workers(scheduler) as results:
+            yield results
         return
-    from distributed import Client
-
-    try:
-        client = Client(scheduler, timeout=10, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise ConnectionError(
-            "LAZYLIB_SCHEDULER must be the address of a running Dask scheduler, "
-            f"tcp://host:port, but none answers at {scheduler!r}: {error}"
-        ) from None
-    with client, joblib.parallel_config(backend="dask", client=client):
-        yield joblib.Parallel(n_jobs=-1, **options)
+    # One thread a process for BLAS too; torch's are set in _cell.
+    local = {"initializer": _end_with, "initargs": (os.getpid(),), "inner_max_num_threads": 1}
+    with joblib.parallel_config(backend="loky", **(local if n_jobs != 1 else {})), warnings.catch_warnings():
+        # A process that keeps a data set for its next cell has grown: loky starts another one in its place.
+        warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
+        pool = joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered", batch_size=1, max_nbytes=None)
+        yield lambda task, arguments: pool(joblib.delayed(task)(*each) for each in arguments)
 
 
 def _end_with(parent: int) -> None:
