@@ -89,6 +89,7 @@ def run_again(
             if not needed or not chosen(cell, bool(touched)):
                 continue
             source = cell.source
+            assert "chapter.start(" not in source, "the cell that reads the parameters is for run_cells"
             for k, old in enumerate(touched):
                 source = source.replace(old, f"<{k}>")
             for k, old in enumerate(touched):
@@ -207,19 +208,21 @@ def answers(namespace: Mapping[str, Any], id: str) -> dict[str, str]:
     return {name: limb["answer"] for name, limb in namespace[RECORDS][id]["limbs"].items()}
 
 
-def turned(namespace: Mapping[str, Any], sound: Mapping[str, Any]) -> set[str]:
-    """The claims that do not hold for a reason that the sound run does not have: a limb that fails only here, or runs.
+def told(namespace: Mapping[str, Any], sound: Mapping[str, Any]) -> set[str]:
+    """What tells an error from the sound run: "P1.rises" for a limb of P1, "P1" for runs of it that failed.
 
-    A claim that does not hold in the sound run either has limbs that do, so that an error can be found by it, too.
+    A limb tells it by the answer "no" where the sound run has another; by any other where the sound run has "no", so
+    that a limb that fails is seen to be able to hold; and, marked "P1.rises?", by an interval that now holds both.
     """
     found = set()
     for id, record in namespace[RECORDS].items():
-        before = sound[RECORDS].get(id, {"limbs": {}})["limbs"]
-        new = [
-            name
-            for name, limb in record["limbs"].items()
-            if limb["answer"] == "no" and not limb["asked"].get("beyond") and before.get(name, limb)["answer"] != "no"
-        ]
-        if record["verdict"] == "does not hold" and (new or not record["limbs"] or not before):
+        before = sound[RECORDS][id]["limbs"] if id in sound[RECORDS] else {}
+        if record["verdict"] == "does not hold" and not record["limbs"]:
             found.add(id)
+        for name, limb in record["limbs"].items():
+            now, then = limb["answer"], before.get(name, {"answer": "open"})["answer"]
+            if (now == "no") != (then == "no"):
+                found.add(f"{id}.{name}")
+            elif now == "open" != then:
+                found.add(f"{id}.{name}?")
     return found

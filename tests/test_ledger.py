@@ -18,9 +18,9 @@ import pytest
 import torch
 import xarray as xr
 
-from lazylib.book import claims, ledger, ledger_page, provenance
+from lazylib.book import claims, ledger, ledger_page
 from lazylib.book.stats import Estimate
-from lazylib.runs import files
+from lazylib.runs import cluster, files
 
 IDS = (
     "K1 K2 K3 K4 T1 T2 T3 T4 P1 P2 P3 P4 P5 S1 S2 A1 L1 L2 C1 C2 C3 C4 W1 B1 B2 B3 B4 "
@@ -134,11 +134,23 @@ def test_claims_file_is_complete():
     assert chapters == sorted(chapters)  # the table groups by chapter, in order
 
 
-def test_each_claim_says_how_many_planted_errors_it_finds():
-    """The tests of chapters 1 to 12 name, error by error, the claims that they see turned."""
+def test_claims_and_limbs_say_how_many_planted_errors_they_find():
+    """The tests of chapters 1 to 12 name, error by error, the limbs that tell it from the sound run."""
     modules = [importlib.import_module(f"tests.test_planted_{number:02}") for number in range(1, 13)]
-    found = Counter(claim for module in modules for claims in module.CAUGHT for claim in claims)
-    assert {claim["id"]: claim["planted"] for claim in rules()["claim"]} == dict(found)
+    errors = [{name.removesuffix("?") for name in names} for module in modules for names in module.CAUGHT]
+    limbs = Counter(name for names in errors for name in names if "." in name)
+    found = Counter(claim for names in errors for claim in {name.split(".")[0] for name in names})
+    for claim in rules()["claim"]:
+        said = {f"{claim['id']}.{name}": limb.get("planted", 0) for name, limb in claim["limbs"].items()}
+        assert said == {name: limbs.pop(name, 0) for name in said}
+        assert claim["planted"] == found.pop(claim["id"])
+    assert not limbs and not found
+
+
+def test_every_limb_finds_three_planted_errors():
+    few = {f"{claim['id']}.{name}": limb.get("planted", 0) for claim in rules()["claim"]
+           for name, limb in claim["limbs"].items()}  # fmt: skip
+    assert {name: count for name, count in few.items() if count < 3} == {}
 
 
 def test_every_limb_has_bounds_in_order_or_none():
@@ -150,6 +162,25 @@ def test_every_limb_has_bounds_in_order_or_none():
                 assert low < high, where
             if "size" in limb:  # the published number is one that the claim allows
                 assert limb["within"][0] <= limb["size"][0] and limb["size"][1] <= limb["within"][1], where
+
+
+def test_no_rule_has_one_side_only():
+    for claim in rules()["claim"]:
+        for name, limb in claim["limbs"].items():
+            (low, high), (least, most) = (limb.get(key, (-math.inf, math.inf)) for key in ("within", "possible"))
+            if "within" in limb:
+                assert math.isfinite(max(low, least)) and math.isfinite(min(high, most)), (claim["id"], name)
+                assert least <= low or low == -math.inf, (claim["id"], name)
+                assert most >= high or high == math.inf, (claim["id"], name)
+
+
+@pytest.mark.parametrize(
+    ("value", "answer"),
+    [(2.0, "yes"), (100.0, "yes"), (101.0, "no"), (Estimate(101.0, 90.0, 112.0, 5), "no"), (0.5, "no"),
+     (Estimate(99.0, 90.0, 108.0, 5), "yes"), (math.inf, "no")],
+)  # fmt: skip
+def test_a_measure_that_is_not_possible_is_no_yes(value, answer):
+    assert claims._answer({"within": [1, math.inf], "possible": [-math.inf, 100]}, value) == answer
 
 
 NO_DIFFERENCE = {  # limbs that say that something does not change or agrees: margins on both sides
@@ -560,7 +591,7 @@ def test_html_says_it_in_words_and_links_existing_chapters_only(book):
     assert "exponent: below −0.5, in the size claimed −1.1 to −0.9" in row
     assert row.count("✓ −1.00 [−1.05, −0.95]; 5 problems") == 2
     assert row.count("✗ does not hold") == 1 and row.count("✓ holds") == 1  # the live verdict differs
-    assert provenance._cpu() in row.replace("&amp;", "&")
+    assert cluster.processor().partition(",")[0] in row.replace("&amp;", "&")
     assert html.count("<tr id=") == 3 and "✗" not in html[html.index('id="claim-A2"') :]
     assert "– not run yet" in html[html.index('id="claim-A2"') :]
     none = re.findall(r'<td data-label="([^"]*)" class="ledger-none">–</td>', html)

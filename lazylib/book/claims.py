@@ -16,6 +16,7 @@ fail alone; its rule is data, fixed (``since``) before the run that it judges::
     [claim.limbs.lazy]
     says = "exponent in the lazy regime"
     within = [-1.15, -0.85]          # none for a measure that is yes or no by itself
+    possible = [-3, 0]               # outside a measure is a mistake, and the answer no: a rule has two sides
     size = [-1.05, -0.95]            # where the published number lies; outside: "right direction, other size"
     beyond = true                    # says more than the claim does: shown, and not counted
     planted = 3                      # those of the errors that this limb finds
@@ -46,7 +47,7 @@ VERDICTS = (
     "not tested at this scale",
 )
 ANSWERS = ("yes", "other size", "no", "open")  # of a limb; open: its interval holds both
-FIELDS = {"says", "within", "size", "beyond", "planted"}
+FIELDS = {"says", "within", "possible", "size", "beyond", "planted"}
 
 
 class Found(NamedTuple):
@@ -177,6 +178,9 @@ def _answer(rule: Mapping[str, Any], value: Any) -> str:
         return "open"
     if "within" not in rule:
         return "yes" if value else "no"
+    low, high = rule.get("possible", (-math.inf, math.inf))
+    if not low <= (value.value if isinstance(value, Estimate) else value) <= high:
+        return "no"
     inside = [_inside(value, *rule[name]) for name in ("within", "size") if name in rule]
     if inside[0] is False:
         return "no"

@@ -88,7 +88,7 @@ def lines(id: str, judgement: Judgement, why: str = "") -> str:
     rules = claim(id)["limbs"]
     told = [f"{id} {judgement.verdict}{f': {why}' if why else ''}{paper}"]
     for name, found in judgement.limbs.items():
-        asked = f"; asked {bounds}" if (bounds := asked_for(rules[name])) else ""
+        asked = f"; asked {words}" if (words := asked_for(rules[name])) else ""
         beyond = " (more than is claimed)" if rules[name].get("beyond") else ""
         told.append(f"  {MARKS[found.answer]} {rules[name]['says']}{beyond}: {measured(id, found.cases)}{asked}")
     return "\n".join(told)
@@ -96,11 +96,12 @@ def lines(id: str, judgement: Judgement, why: str = "") -> str:
 
 def asked_for(rule: Mapping[str, Any]) -> str:
     """A limb's bounds in words; nothing for a measure that is yes or no by itself."""
-    parts = [_bounds(*rule[name]) for name in ("within", "size") if name in rule]
+    parts = [bounds(*rule[name]) for name in ("within", "size") if name in rule]
     return f"{parts[0]}, in the size claimed {parts[1]}" if len(parts) > 1 else "".join(parts)
 
 
-def _bounds(low: float, high: float) -> str:
+def bounds(low: float, high: float) -> str:
+    """A range in words, of which one end may be infinite."""
     if math.isinf(low):
         return f"below {number(high)}"
     return f"above {number(low)}" if math.isinf(high) else f"{number(low)} to {number(high)}"
