@@ -62,7 +62,12 @@ PLANTED = {  # what is wrong → lines replaced, what tells it, parameters
     "any gain postpones the stop": ({"gain=1e-4": "gain=0.0"}, {"T2.stops", "T2.grows"}, {}),
     "gain relative to the best loss": ({"- best >= gain": "- best >= gain * best"}, {"T2.stops", "T2.grows"}, {}),
     "share of the first half": ({"(1 - half / all)": "(half / all)"}, {"T2.early"}, {}),
-    "share upside down": ({"(1 - half / all)": "(1 - all / half)"}, {"T2.grows", "T2.symmetrized"}, {}),
+    "share upside down": ({"(1 - half / all)": "(1 - all / half)"}, {"T2.grows"}, {}),
+    "the last twentieth for the second half": (
+        {"(end / 2, end)": "(0.95 * end, end)"},
+        {"T2.grows", "T2.symmetrized"},
+        {},
+    ),
     "the published run for the control": (
         {'share_late(control["sum"], control_stop)': 'share_late(runs["sum"], stop)'},
         {"T2.symmetrized"},

@@ -101,7 +101,7 @@ PLANTED = {  # what is wrong → code to replace, sweeps to run again, limbs tha
             CHANGE: "kernel_change(net, w0.double(), (w0 + u).double(), x_test.double())",
         },
         "depths",
-        {"G5.kernel", "G5.weights"},
+        {"G4.feature", "G5.kernel", "G5.weights"},
     ),
     "null: as far in another direction": (
         {CHANGE: "kernel_change(net, w0, w0 + u.flip(1), x_test)"},
