@@ -222,7 +222,7 @@ P5 = {
         {"end = data.isel(mark=-1).sel": "end = data.isel(mark=0).sel"},
     ),
     "risks of P5 in reversed order": (
-        "P5.global P5.stuck P5.minimum",
+        "P5.global P5.stuck",
         {
             "small, one, large = (end.risk.isel(tau=i) for i in (0, 1, -1))": "small, one, large = (end.risk.isel(tau=i) for i in (-1, 1, 0))"
         },

@@ -19,7 +19,8 @@ TELLS = (
     "“tells 0.1”: the smallest difference from a bound that so many units tell in 80 % of the cases, by Student's t "
     "from the width of the interval; of several cases the largest. “possible”: the other side of a rule that has one; "
     "outside of it a measure is a mistake, and the answer no. These sides were set on 28 November 2026, with the "
-    "measures known, and changed no verdict. “finds 3”: three of the errors that tests plant in the chapter turn this answer."
+    "measures known, and changed no verdict. “finds 3”: three of the errors that tests plant in the chapter turn this "
+    "answer."
 )
 # With the page and not in a file of the book's, so that a notebook shows the table as the page does.
 STYLE = """<style>
