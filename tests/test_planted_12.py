@@ -78,9 +78,7 @@ AFTER_THEM = {
     ),
     "exponents of n for those of h": (
         {"G2.variance"},
-        {
-            'of_h = by_regime(exponent(live["nets"], "h"))': 'of_h = by_regime(exponent(live["sizes"], "n"))'
-        },
+        {'of_h = by_regime(exponent(live["nets"], "h"))': 'of_h = by_regime(exponent(live["sizes"], "n"))'},
     ),
     "exponents of h for those of n": (
         {"G11.exponent", "G11.feature"},

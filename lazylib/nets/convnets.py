@@ -202,7 +202,8 @@ def _ntk_convnet(
     channels: int, colours: int, side: int, convolutions: list, end: nn.Module, left: int, seed: int
 ) -> nn.Sequential:
     """Convolutions (pixels of a side, stride, padding), what flattens their outputs to `left` a channel, the rest."""
-    a, layers, before = deep.gain("softplus"), [], colours
+    layers: list[nn.Module] = []
+    a, before = deep.gain("softplus"), colours
     with torch.device("meta"):  # torch's own initialization would be drawn for nothing
         for size, stride, padding in convolutions:
             gain = a if layers else 1.0  # of the units before
