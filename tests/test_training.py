@@ -252,18 +252,51 @@ def test_precision_is_what_it_says():
     assert best_precision("cpu") in ("bfloat16", "float32")
 
 
-def test_a_model_that_does_not_compile_trains_all_the_same(data, monkeypatch):
-    def fails(*args, **kwargs):
-        def call(x):
-            raise RuntimeError("no compiler")
+def steps_of(data, recipe=SHORT):
+    trained = model()
+    optimizer = torch.optim.SGD(trained.parameters(), lr=recipe.lr, momentum=recipe.momentum, fused=True)
+    return classifier._Steps(trained, data, recipe, optimizer, "float32")
 
-        return call
 
-    monkeypatch.setattr(torch, "compile", fails)
-    with pytest.warns(UserWarning, match="no compiler"):
-        found = list(train(model(), data, SHORT, precision="float32", compiled=True))
-    expected = list(train(model(), data, SHORT, precision="float32", compiled=False))
-    assert [e.loss for e in found] == [e.loss for e in expected]
+def test_a_recorded_step_is_the_step(data):
+    """As on a GPU, but what is recorded is made anew each time; the last batch of an epoch is not full."""
+    recipe = Recipe(lr=0.01, epochs=3, batch=7)
+    plain, recorded = steps_of(data, recipe), steps_of(data, recipe)
+    replays = []
+
+    class Graph:
+        def replay(self):
+            replays.append(recorded.rows.clone())
+            recorded._compute(recorded.rows)
+
+    recorded.before = classifier.WARM
+    recorded._record = lambda: setattr(recorded, "graph", Graph())
+    assert [plain.epoch(0, number) for number in range(3)] == [recorded.epoch(0, number) for number in range(3)]
+    full = len(data.x) // 7
+    assert len(replays) == 3 * full - classifier.WARM and len(data.x) % 7
+    assert not torch.equal(replays[0], replays[1])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here a graph can be recorded")
+def test_a_step_that_cannot_be_recorded_is_made_all_the_same(data):
+    plain, steps = steps_of(data), steps_of(data)
+    steps.before = classifier.WARM
+    with pytest.warns(UserWarning, match="no CUDA graph"):
+        found = [steps.epoch(0, number) for number in range(2)]
+    assert found == [plain.epoch(0, number) for number in range(2)]
+
+
+def test_a_large_checkpoint_is_written_where_the_caller_stops(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(classifier, "SMALL", 0)
+    monkeypatch.setattr(classifier, "WRITTEN", 1e-9)  # never worth it
+    recipe, file = Recipe(lr=0.01, epochs=4, batch=8), tmp_path / "run.pt"
+    for epoch in train(model(), data, recipe, precision="float32", checkpoint=file):
+        assert not list(tmp_path.iterdir())
+        if epoch.number == 2:
+            break
+    assert len(list(tmp_path.iterdir())) == 1
+    found = [e.loss for e in train(model(), data, recipe, precision="float32", checkpoint=file)]
+    assert found == [e.loss for e in train(model(), data, recipe, precision="float32")]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ paths run on the processor, which rehearses this program and says nothing about 
 import argparse
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -99,10 +100,25 @@ def resumed(device: str, dtype: torch.dtype) -> Tensor:
         for epochs in (1, 2) if dtype == F32 else (2,):
             model = Scaled(convnet("vgg11", 0.0625, seed=0).to(device, dtype), 1.0)
             stops = {} if dtype == F64 else {"checkpoint": Path(folder) / "run.pt"}
-            for epoch in train(model, images, recipe, precision=precision, compiled=False, **stops):
+            for epoch in train(model, images, recipe, precision=precision, **stops):
                 if epoch.number == epochs:
                     break
     return torch.cat([u.detach().flatten() for u in model.parameters()])
+
+
+def trained(alpha: float) -> Path_:
+    """Outputs after steps that a GPU records as a graph, and some on batches that are not full."""
+
+    def path(device: str, dtype: torch.dtype) -> Tensor:
+        images, recipe = pictures(device), Recipe(lr=0.02, epochs=6, batch=12)
+        model = Scaled(convnet("vgg11", 0.0625, seed=0).to(device, dtype), alpha)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "no CUDA graph")
+            list(train(model, images, recipe, precision={F32: "float32", F64: "float64"}[dtype]))
+        with torch.no_grad():
+            return model(images.normalize(images.x_test).to(dtype)).double()
+
+    return path
 
 
 PATHS: dict[str, tuple[Path_, float]] = {
@@ -120,6 +136,7 @@ PATHS: dict[str, tuple[Path_, float]] = {
         for precision, limit in LIMITS.items()
     },
     "training, checkpoint and resumption": (resumed, 1e-2),
+    **{f"training, α = {alpha:g}": (trained(alpha), 2e-2) for alpha in (1.0, 1e3, float("inf"))},
 }
 
 

@@ -32,6 +32,8 @@ from ..runs.rng import generator
 LOSSES = ("square", "cross-entropy")
 PRECISIONS = ("bfloat16", "tf32", "float32", "float64")
 EVALUATED = 500  # images a batch where nothing is trained
+SMALL, WRITTEN = 2e8, 4e8  # bytes of a checkpoint that is written after every epoch; bytes written a second, about
+WARM = 3  # steps before one is recorded, so that what is made at a first use is there
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,6 @@ def train(
     seed: int = 0,
     checkpoint: str | os.PathLike | None = None,
     precision: str | None = None,
-    compiled: bool | None = None,
     test_every: int = 1,
     title: str = "training",
 ) -> Iterator[Epoch]:
@@ -151,13 +152,13 @@ def train(
 
     model: maps normalized images (n, c, h, w) to outputs (n, classes); on the device of `images`.
     seed: of the order of the images and of their augmentation.
-    checkpoint: file that is replaced, whole, after every epoch; a run goes on from there. Its name gets a digest
+    checkpoint: file that is replaced, whole, after every epoch, or, where that would cost more than a twentieth of
+        the time, as often as it does not, and where the caller stops; a run goes on from there. Its name gets a digest
         of what the run depends on (weights, data, settings, code) and one of its content, as
         "vgg11-<run>-<content>.pt": other runs start anew beside it. It holds tensors and numbers only
         (`torch.load(…, weights_only=True)`).
     precision: of convolutions and matrix products: "bfloat16" (autocast; parameters and sums stay float32),
         "tf32" (CUDA), "float32", "float64"; by default `best_precision` of the device.
-    compiled: whether full batches run through `torch.compile`; by default on CUDA only.
     test_every: epochs from one test to the next; the last is always tested, the others report NaN.
 
     Raises ValueError for an unknown precision, TypeError for a model without a value by which to know its run
@@ -180,30 +181,39 @@ def train(
     parameters = [w for w in model.parameters() if w.requires_grad]
     if not parameters:
         raise ValueError("the model must have at least one trainable parameter, it has none.")
-    optimizer = torch.optim.SGD(parameters, lr=recipe.lr, momentum=recipe.momentum, fused=True)
+    lr = torch.tensor(recipe.lr, device=device) if device.type == "cuda" else recipe.lr  # a graph reads it anew
+    optimizer = torch.optim.SGD(parameters, lr=lr, momentum=recipe.momentum, fused=True)
     path = None if checkpoint is None else Path(checkpoint)
     key = _key(model, images, recipe, seed, precision) if path else ""
     history = _load(path, key, parameters, optimizer) if path else []
     yield from history
     if history and history[-1].diverged:
         return
-    forward = _forward(model, device.type == "cuda" if compiled is None else compiled)
+    steps = _Steps(model, images, recipe, optimizer, precision)
+    size, saved = sum(2 * w.numel() * w.element_size() for w in parameters), time.perf_counter()
     beside = current_process().name != "MainProcess"  # the bars of several processes would write over each other
     progress = tqdm(total=recipe.epochs, initial=len(history), desc=title, unit="epoch", leave=False, disable=beside)
     with progress:
         for number in range(len(history), recipe.epochs):
             start = time.perf_counter()
-            loss, right = _one_epoch(model, forward, images, recipe, optimizer, precision, seed, number)
+            loss, right = steps.epoch(seed, number)
             speed = len(images.x) / (time.perf_counter() - start)
             last = number + 1 == recipe.epochs or not math.isfinite(loss)
             test = accuracy(model, images, precision=precision) if last or (number + 1) % test_every == 0 else math.nan
             epoch = Epoch(number + 1, loss, right, test, speed, not math.isfinite(loss))
             history.append(epoch)
-            if path:
+            worth = path and (size < SMALL or time.perf_counter() - saved > 20 * size / WRITTEN)
+            if path and worth:
                 _save(path, key, parameters, optimizer, history)
+                saved = time.perf_counter()
             progress.update()
             progress.set_postfix_str(f"loss {loss:.3g}, accuracy {right:.1%}, {speed:.0f} images/s")
-            yield epoch
+            try:
+                yield epoch
+            except GeneratorExit:  # the caller stops here
+                if path and not worth:
+                    _save(path, key, parameters, optimizer, history)
+                raise
             if epoch.diverged:
                 return
 
@@ -342,58 +352,95 @@ def computing(precision: str, device: str | torch.device) -> Iterator[None]:
 # ---- one epoch ----
 
 
-def _one_epoch(model, forward, images: Images, recipe: Recipe, optimizer, precision: str, seed: int, number: int):
-    """Mean loss and share of images put in their class, over the batches of epoch `number` = 0, 1, …"""
-    rng, n, device = generator(seed, f"epoch {number}"), len(images.x), images.x.device
-    order = torch.randperm(n, generator=rng).to(device)
-    shift = torch.randint(9, (n, 2), generator=rng).to(device)
-    flip = (torch.rand(n, generator=rng) < 0.5).to(device)
-    sums = torch.zeros(2, dtype=torch.float64, device=device)  # kept on the device: reading them would make it wait
-    batches = order.split(recipe.batch)
-    for i, rows in enumerate(batches):
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.step(number + (i + 0.5) / len(batches))  # in the middle of the batch
-        x, y = images.x[rows], images.y[rows]
-        x = _inputs(images, augment(x, shift[rows], flip[rows]) if recipe.augment else x, precision)
-        whole = len(rows) == recipe.batch  # a compiled step is for one shape
-        with computing(precision, device):
-            outputs = (forward if whole else model)(x)  # (n, classes)
+class _Steps:
+    """The steps of a run, batch by batch.
+
+    On CUDA a step on a full batch is recorded as one graph: its hundreds of kernels are short, and to launch them one
+    by one takes longer than they do.
+    """
+
+    def __init__(self, model, images: Images, recipe: Recipe, optimizer, precision: str):
+        self.model, self.images, self.recipe = model, images, recipe
+        self.optimizer, self.precision = optimizer, precision
+        n, device = len(images.x), images.x.device
+        # What a graph reads and writes has one place.
+        self.rows = torch.zeros(min(recipe.batch, n), dtype=torch.long, device=device)
+        self.shift = torch.zeros(n, 2, dtype=torch.long, device=device)
+        self.flip = torch.zeros(n, dtype=torch.bool, device=device)
+        self.sums = torch.zeros(2, dtype=torch.float64, device=device)  # reading them each time would make it wait
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.before = WARM if self.stream else math.inf  # steps before the recording
+
+    def epoch(self, seed: int, number: int) -> tuple[float, float]:
+        """Mean loss and share of images put in their class, over the batches of epoch `number` = 0, 1, …"""
+        rng, n = generator(seed, f"epoch {number}"), len(self.flip)
+        order = torch.randperm(n, generator=rng).to(self.rows.device)
+        self.shift.copy_(torch.randint(9, (n, 2), generator=rng))
+        self.flip.copy_(torch.rand(n, generator=rng) < 0.5)
+        self.sums.zero_()
+        batches = order.split(self.recipe.batch)
+        if self.stream:
+            self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream) if self.stream else contextlib.nullcontext():
+            for i, rows in enumerate(batches):
+                self._set_lr(self.recipe.step(number + (i + 0.5) / len(batches)))  # in the middle of the batch
+                self._step(rows)
+            loss, right = (self.sums / n).tolist()
+        if self.stream:
+            torch.cuda.current_stream().wait_stream(self.stream)
+        return loss, right
+
+    def _set_lr(self, lr: float) -> None:
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
+
+    def _step(self, rows: Tensor) -> None:
+        if len(rows) < len(self.rows) or self.before > 0:
+            self._compute(rows)
+            self.before -= len(rows) == len(self.rows)
+            return
+        self.rows.copy_(rows)
+        if self.graph is None:
+            self._record()
+        if self.graph is None:
+            self._compute(self.rows)
+        else:
+            self.graph.replay()
+
+    def _record(self) -> None:
+        try:
+            graph = torch.cuda.CUDAGraph()
+            # Other threads, such as one that draws a bar, may use the device meanwhile.
+            with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
+                self._compute(self.rows)
+            self.graph = graph
+        except RuntimeError as error:  # whatever cannot be recorded: kernel by kernel is right, only slower
+            reason = " ".join(str(error).split())[:200]
+            warnings.warn(f"no CUDA graph ({reason}), training goes on without it.", stacklevel=2)
+            self.before = math.inf
+
+    def _compute(self, rows: Tensor) -> None:
+        x, y = self.images.x[rows], self.images.y[rows]
+        x = augment(x, self.shift[rows], self.flip[rows]) if self.recipe.augment else x
+        x = _inputs(self.images, x, self.precision)
+        with computing(self.precision, x.device):
+            outputs = self.model(x)  # (n, classes)
         outputs = outputs.float() if outputs.dtype == torch.bfloat16 else outputs
-        loss = recipe.objective(outputs, y)
-        optimizer.zero_grad(set_to_none=True)
+        loss = self.recipe.objective(outputs, y)
+        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        optimizer.step()
+        self.optimizer.step()
         with torch.no_grad():
-            sums += torch.stack([loss.detach() * len(rows), (outputs.argmax(1) == y).sum()]).to(sums)
-    loss, right = (sums / n).tolist()
-    return loss, right
+            self.sums += torch.stack([loss.detach() * len(rows), (outputs.argmax(1) == y).sum()]).to(self.sums)
 
 
 def _inputs(images: Images, x: Tensor, precision: str) -> Tensor:
     x = images.normalize(x)
     return x.double() if precision == "float64" else x
-
-
-def _forward(model: nn.Module, compiled: bool) -> Any:
-    """The model's forward pass, compiled if asked and possible."""
-    if not compiled:
-        return model
-    fast = torch.compile(model, dynamic=False)
-    works: list[bool] = []
-
-    def forward(x: Tensor) -> Tensor:
-        if not works:
-            try:
-                outputs = fast(x)
-                works.append(True)
-                return outputs
-            except Exception as error:  # whatever the compiler stumbles over: the plain pass is right, only slower
-                reason = " ".join(str(error).split())[:200]
-                warnings.warn(f"torch.compile failed ({reason}), training goes on without it.", stacklevel=2)
-                works.append(False)
-        return fast(x) if works[0] else model(x)
-
-    return forward
 
 
 def _checked_precision(precision: str | None, device: torch.device) -> str:

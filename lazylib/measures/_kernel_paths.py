@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
 
@@ -121,6 +122,22 @@ def of_module(module: nn.Module, x, x2=None) -> Tensor:
     it does not where a weight is used outside its layer, say, or inputs depend on each other; else by Jacobians.
     """
     refuse_random(module)
+    with _all_digits():
+        return _of_module(module, x, x2)
+
+
+@contextlib.contextmanager
+def _all_digits() -> Iterator[None]:
+    """Convolutions on a GPU keep all digits of float32 inside the block: torch's default there is TF32, which has 4."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+def _of_module(module: nn.Module, x, x2) -> Tensor:
     layers = [layer for layer in module.modules() if any(p.requires_grad for p in layer.parameters(recurse=False))]
     if layers and all(map(_plain, layers)) and isinstance(x, Tensor):
         kernel = by_layers(module, layers, x, x2)

@@ -124,7 +124,9 @@ def _solver(features: Tensor, y: Tensor, classes: int) -> Callable[[float], tupl
     gram, right = (f @ f.T, targets) if wide else (f.T @ f, f.T @ targets)
 
     def solve(penalty: float) -> tuple[Tensor, Tensor]:
-        weights = torch.linalg.solve(gram + penalty * n * torch.eye(len(gram)).to(f), right)
+        system = gram.clone()
+        system.diagonal().add_(penalty * n)
+        weights = torch.linalg.solve(system, right)
         weights = (f.T @ weights if wide else weights) / std[:, None]
         return weights, centre - mean @ weights
 

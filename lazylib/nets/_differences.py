@@ -52,7 +52,7 @@ def _linear(layer: nn.Conv2d | nn.Linear, a: Tensor, delta: Tensor | None, run: 
         z = apply(a, layer.weight, layer.bias)
     moved = apply(a, u, bias)
     if delta is not None:
-        moved = moved + apply(delta, layer.weight + u / run.alpha, None)
+        moved = moved + apply(delta, torch.add(layer.weight, u, alpha=1 / run.alpha), None)
     return z, moved
 
 

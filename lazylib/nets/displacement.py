@@ -195,7 +195,8 @@ def plain_outputs(module: nn.Module, u: dict[str, Tensor], x: Any, alpha: float)
     w0 = {name: w.detach() for name, w in module.named_parameters() if name in u}
     with torch.no_grad():
         start = call(module, w0, x)
-    return alpha * (call(module, {name: w0[name] + u[name] / alpha for name in u}, x) - start)
+    w = {name: torch.add(w0[name], u[name], alpha=1 / alpha) for name in u}
+    return alpha * (call(module, w, x) - start)
 
 
 def _pool_first(module: nn.Module) -> nn.Module:

@@ -12,6 +12,7 @@ on every reading, nothing that is found is ever overwritten, and no code that a 
 """
 
 import codecs
+import functools
 import gzip
 import hashlib
 import io
@@ -76,8 +77,7 @@ class Images:
 
     def normalize(self, x: Tensor) -> Tensor:
         """Bytes (n, c, h, w) → float32 (x/255 − mean)/std per channel, in torch's channels-last layout."""
-        mean = torch.tensor(self.mean, device=x.device).view(-1, 1, 1)  # (c, 1, 1)
-        std = torch.tensor(self.std, device=x.device).view(-1, 1, 1)
+        mean, std = (_per_channel(tuple(values), x.device) for values in (self.mean, self.std))  # (c, 1, 1)
         return ((x.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
 
     def take(self, n: int, n_test: int) -> "Images":
@@ -93,6 +93,11 @@ class Images:
     def to(self, device: str | torch.device) -> "Images":
         moved = {name: getattr(self, name).to(device) for name in ("x", "y", "x_test", "y_test")}
         return replace(self, **moved)
+
+
+@functools.cache  # a copy to a GPU would wait for all that it is at
+def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    return torch.tensor(values, device=device).view(-1, 1, 1)
 
 
 def augment(x: Tensor, shift: Tensor, flip: Tensor) -> Tensor:
