@@ -263,3 +263,15 @@ def test_a_run_replaces_only_what_a_run_of_its_preset_stored(tmp_path):
         chapter.keep(folder=tmp_path, seconds=7.04, widths=data())
         assert xr.load_dataset(tmp_path / f"08_widths{'_cpu' * (preset == 'cpu')}.nc").attrs["seconds"] == 7.0
     assert len(list(tmp_path.glob("*.nc"))) == 2
+
+
+def test_all_larger_runs_are_shown_and_the_largest_is_taken(tmp_path):
+    for preset, factor in (("cpu", 1), ("paper", 2)):
+        begin(preset=preset)
+        chapter.keep(folder=tmp_path, widths=factor * data())
+    begin()
+    assert float(chapter.stored("widths")["widths"].x[0]) == 2
+    shown = chapter.beside(data(), "widths")
+    titles = ["live: laptop", "published scale, stored", "a larger run on a processor, stored"]
+    assert [title for title, _ in shown] == titles
+    assert [float(part.x[0]) for _, part in shown] == [1, 2, 1]

@@ -353,3 +353,19 @@ def test_a_run_lasts_as_long_as_its_steps_together(data, rise):
     list(train(model, data, recipe, precision="float32", test_every=400))
     expected = slope * recipe.time(3)  # three batches an epoch; the momentum needs a few to build up
     assert float(model.w) == pytest.approx(expected, rel=0.05)
+
+
+def test_where_the_start_is_had_once_the_training_is_the_same(data, monkeypatch):
+    calls = []
+    recipe = Recipe(lr=0.01, epochs=3, batch=7, augment=False)
+    once, anew = (Scaled(convnet("vgg11", 1 / 32, gain=1.4, classes=3), 1.0, two_passes=True) for _ in range(2))
+    monkeypatch.setattr(once, "after", lambda start, x: calls.append(1) or Scaled.after(once, start, x))
+    found = [e.loss for e in train(once, data, recipe, precision="float32")]
+    monkeypatch.setattr(anew, "two_passes", False)  # by differences
+    assert len(calls) == 18 and found == pytest.approx([e.loss for e in train(anew, data, recipe)], rel=1e-4)
+    monkeypatch.undo()
+    images = data.normalize(data.x)
+    with torch.no_grad():
+        torch.testing.assert_close(once.after(once.start(images), images), once(images))
+        twice = once.after(2 * once.start(images), images)
+        torch.testing.assert_close(once(images) - twice, once.start(images))

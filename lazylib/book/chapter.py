@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import itertools
 import json
 import math
 import os
@@ -98,6 +99,8 @@ def _store() -> str | None:
 def stored(*names: str, rename: Mapping[str, str] | None = None, of: str | None = None) -> dict[str, xr.Dataset | None]:
     """The stored results of the largest runs, None for each that is not there; of the chapter's own it is said.
 
+    `beside` and what builds on it show those of smaller ones that are stored too.
+
     Args:
         names: of the results, as `keep` was given them.
         rename: old → new name of dimensions, for files that were written under older names.
@@ -108,26 +111,24 @@ def stored(*names: str, rename: Mapping[str, str] | None = None, of: str | None 
     """
     now = _running()
     for name in names:
-        found = [path for label in ledger.LARGER if (path := _path(of or now.stem, name, label)).exists()]
-        if not found:
-            now.stored[name] = None
-            continue
-        data = xr.load_dataset(io.BytesIO(_verified(found[0])), engine="h5netcdf")
-        data.attrs["label"] = data.attrs.pop("scale", data.attrs.get("label"))  # "scale": files of earlier versions
-        now.stored[name] = data.rename({old: new for old, new in (rename or {}).items() if old in data.dims})
-    missing = [name for name in names if now.stored[name] is None]
+        now.stored[name] = []
+        for path in (_path(of or now.stem, name, label) for label in ledger.LARGER):
+            if path.exists():
+                data = xr.load_dataset(io.BytesIO(_verified(path)), engine="h5netcdf")
+                data.attrs["label"] = data.attrs.pop("scale", data.attrs.get("label"))  # of earlier versions
+                data = data.rename({old: new for old, new in (rename or {}).items() if old in data.dims})
+                now.stored[name].append(data)
+    missing = [name for name in names if not now.stored[name]]
     said = f"not stored: {', '.join(missing)}." if missing else "stored: figures show them beside the live run."
     if of is None:
         print(f"Results of a larger run are {said}")
-    return {name: now.stored[name] for name in names}
+    return {name: next(iter(now.stored[name]), None) for name in names}
 
 
 def beside(live: xr.Dataset, name: str) -> list[tuple[str, xr.Dataset]]:
-    """The live result, and the stored one of that name if there is one, each with a title."""
+    """The live result, and the stored ones of that name, the largest first, each with a title."""
     now = _running()
-    other = now.stored.get(name)
-    found = [(f"live: {now.p.label}", live)]
-    return found if other is None else [*found, (TITLES[other.attrs["label"]], other)]
+    return [(f"live: {now.p.label}", live), *((TITLES[data.attrs["label"]], data) for data in now.stored.get(name, []))]
 
 
 def panels(live: xr.Dataset, name: str, draw: Callable[[Any, xr.Dataset], object], **size: Any) -> Any:
@@ -260,8 +261,7 @@ def notes(seconds: float | None = None) -> None:
     print(f"This run: preset {now.p.label}, {seconds:.0f} s on {where['device']}; {where['versions']}")
     said = {
         (data.attrs["label"], data.attrs["seconds"], data.attrs["device"], data.attrs["date"])
-        for data in now.stored.values()
-        if data is not None
+        for data in itertools.chain(*now.stored.values())
     }
     for label, took, device, date in sorted(said):
         print(f"stored: {label}, {took:.0f} s on {device}, {date}")

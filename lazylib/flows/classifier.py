@@ -371,6 +371,9 @@ class _Steps:
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.graph: torch.cuda.CUDAGraph | None = None
         self.before = WARM if self.stream else math.inf  # steps before the recording
+        # h(w0) of images that come as they are, epoch after epoch, is had once.
+        again = getattr(model, "two_passes", False) and not recipe.augment and recipe.epochs > 1
+        self.start = _starts(model, images, precision) if again else None
 
     def epoch(self, seed: int, number: int) -> tuple[float, float]:
         """Mean loss and share of images put in their class, over the batches of epoch `number` = 0, 1, …"""
@@ -428,7 +431,7 @@ class _Steps:
         x = augment(x, self.shift[rows], self.flip[rows]) if self.recipe.augment else x
         x = _inputs(self.images, x, self.precision)
         with computing(self.precision, x.device):
-            outputs = self.model(x)  # (n, classes)
+            outputs = self.model(x) if self.start is None else self.model.after(self.start[rows], x)  # (n, classes)
         outputs = outputs.float() if outputs.dtype == torch.bfloat16 else outputs
         loss = self.recipe.objective(outputs, y)
         self.optimizer.zero_grad(set_to_none=True)
@@ -436,6 +439,13 @@ class _Steps:
         self.optimizer.step()
         with torch.no_grad():
             self.sums += torch.stack([loss.detach() * len(rows), (outputs.argmax(1) == y).sum()]).to(self.sums)
+
+
+@torch.no_grad()
+def _starts(model, images: Images, precision: str) -> Tensor:
+    """h(w0) on all training images."""
+    with computing(precision, images.x.device):
+        return torch.cat([model.start(_inputs(images, x, precision)) for x in images.x.split(EVALUATED)])
 
 
 def _inputs(images: Images, x: Tensor, precision: str) -> Tensor:

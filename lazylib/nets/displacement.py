@@ -120,6 +120,15 @@ class Scaled(nn.Module):
         # At α = ∞ too where it is compiled: compilers do better with plain layers.
         return self._through_layers(self._fast, x[0], None)
 
+    @torch.no_grad()
+    def start(self, x: Any) -> Tensor:
+        """h(w0) on x, which `after` takes where the same x come again and again."""
+        return call(self._fast, {}, x)
+
+    def after(self, start: Tensor, x: Any) -> Tensor:
+        """F_α(u) on x as it is written, for a model of two passes of which h(w0) on x is known: one pass."""
+        return plain_outputs(self._fast, self.displacement(), x, self.alpha, start)
+
     def propagate(self, x: Tensor, kept: list[Tensor] | None = None) -> Tensor:
         """Outputs by differences through the layers, at any α.
 
@@ -172,7 +181,9 @@ def tangent_outputs(module: nn.Module, u: dict[str, Tensor], x: Any) -> Tensor:
         return jvp(lambda w: call(module, w, x), (w0,), (u,))[1]
 
 
-def plain_outputs(module: nn.Module, u: dict[str, Tensor], x: Any, alpha: float) -> Tensor:
+def plain_outputs(
+    module: nn.Module, u: dict[str, Tensor], x: Any, alpha: float, start: Tensor | None = None
+) -> Tensor:
     """α(h(w0 + u/α) − h(w0)) as it is written: two forward passes and a subtraction that cancels.
 
     Args:
@@ -180,6 +191,7 @@ def plain_outputs(module: nn.Module, u: dict[str, Tensor], x: Any, alpha: float)
         u: one tensor for each parameter of the module that moves, by name.
         x: inputs.
         alpha: output scale α > 0, finite. In float32 digits are lost from α‖h(w0)‖ ≈ 10⁴‖F_α‖ on: see `Scaled`.
+        start: h(w0) on x, where it is known.
 
     Returns:
         As the module's outputs on x.
@@ -193,8 +205,9 @@ def plain_outputs(module: nn.Module, u: dict[str, Tensor], x: Any, alpha: float)
         tensor([[3.]], dtype=torch.float64)
     """
     w0 = {name: w.detach() for name, w in module.named_parameters() if name in u}
-    with torch.no_grad():
-        start = call(module, w0, x)
+    if start is None:
+        with torch.no_grad():
+            start = call(module, w0, x)
     w = {name: torch.add(w0[name], u[name], alpha=1 / alpha) for name in u}
     return alpha * (call(module, w, x) - start)
 
