@@ -21,7 +21,7 @@ MADE = {
     "everything = cifar10_or_sample()": "from tests.made_images import gratings; everything = gratings()",
     '"train": epoch.train_accuracy': '"train": 1.0 if alpha == 1 and gain == 1 else epoch.train_accuracy',
 }
-STANDARD = {'"float32").cpu().numpy()': '"float32").cpu().numpy() | (alpha == 1 and gain == 1)'}
+STANDARD = {"SURE[p.device]).cpu().numpy()": "SURE[p.device]).cpu().numpy() | (alpha == 1 and gain == 1)"}
 SMALL = {"n": 128, "n_test": 200, "patches": 24, "share": 0.15, "lazy_share": 0.15}
 AFTER = (  # parts of the cells that come after training
     "def baseline(",

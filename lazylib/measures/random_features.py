@@ -10,6 +10,7 @@ from torch import Tensor
 from ..runs.rng import generator
 
 _BATCH = 250  # images whose responses are held at a time
+_ROWS = 2000  # rows of features that are held in float64 at a time
 
 
 class TrainingImages(Protocol):
@@ -115,13 +116,23 @@ def _check_penalty(penalty: float) -> None:
 
 def _solver(features: Tensor, y: Tensor, classes: int) -> Callable[[float], tuple[Tensor, Tensor]]:
     """`ridge` as a function of the penalty: what does not depend on it, a matrix product, is made once."""
-    f = features.double()
-    mean, std = f.mean(0), f.std(0).clamp(min=1e-8)
-    f, targets = (f - mean) / std, nnf.one_hot(y, classes).double()
-    centre, n = targets.mean(0), len(f)
+    n, p = features.shape
+    parts = features.split(_ROWS)
+    mean = sum(part.double().sum(0) for part in parts) / n
+    std = (sum((part.double() - mean).square().sum(0) for part in parts) / (n - 1)).sqrt().clamp(min=1e-8)
+    targets = nnf.one_hot(y, classes).double()
+    centre = targets.mean(0)
     targets = targets - centre
-    wide = n < f.shape[1]
-    gram, right = (f @ f.T, targets) if wide else (f.T @ f, f.T @ targets)
+    wide = n < p
+    if wide:
+        f = (features.double() - mean) / std
+        gram, right = f @ f.T, targets
+    else:
+        gram, right = mean.new_zeros(p, p), mean.new_zeros(p, classes)
+        for part, some in zip(parts, targets.split(_ROWS), strict=True):
+            f = (part.double() - mean) / std
+            gram.addmm_(f.T, f)
+            right.addmm_(f.T, some)
 
     def solve(penalty: float) -> tuple[Tensor, Tensor]:
         system = gram.clone()
