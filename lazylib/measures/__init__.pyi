@@ -19,6 +19,7 @@ from .ensembles import summarize_ensemble as summarize_ensemble
 from .isolines import grid_mismatch as grid_mismatch
 from .isolines import isoline_exponent as isoline_exponent
 from .isolines import level_points as level_points
+from .kernel_ridge import MirrorKernelRidge as MirrorKernelRidge
 from .kernels import TangentSolution as TangentSolution
 from .kernels import kernel_flow as kernel_flow
 from .kernels import stable_step as stable_step
@@ -38,8 +39,7 @@ from .laziness import relative_displacement as relative_displacement
 from .norms import Norm as Norm
 from .norms import operator_norm as operator_norm
 from .random_features import RandomPatches as RandomPatches
-from .random_features import choose_penalty as choose_penalty
-from .random_features import ridge as ridge
+from .scattering import Scattering as Scattering
 from .sharpness import TopEigenvalue as TopEigenvalue
 from .sharpness import Trace as Trace
 from .sharpness import hessian_product as hessian_product

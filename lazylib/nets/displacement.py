@@ -181,9 +181,7 @@ def tangent_outputs(module: nn.Module, u: dict[str, Tensor], x: Any) -> Tensor:
         return jvp(lambda w: call(module, w, x), (w0,), (u,))[1]
 
 
-def plain_outputs(
-    module: nn.Module, u: dict[str, Tensor], x: Any, alpha: float, start: Tensor | None = None
-) -> Tensor:
+def plain_outputs(module: nn.Module, u: dict[str, Tensor], x: Any, alpha: float, start: Tensor | None = None) -> Tensor:
     """α(h(w0 + u/α) − h(w0)) as it is written: two forward passes and a subtraction that cancels.
 
     Args:
