@@ -141,3 +141,12 @@ def test_a_random_module_is_refused():
     net = nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.5))
     with pytest.raises(ValueError, match=r"layer 1 \(Dropout\) draws random numbers"):
         tangent_kernel(net, None, torch.randn(2, 3))
+
+
+def test_convolutions_keep_all_digits_on_a_gpu(monkeypatch):
+    """torch convolves in TF32 there unless it is told not to; what the reader had set is put back."""
+    seen, sums = [], paths.by_layers
+    monkeypatch.setattr(paths, "by_layers", lambda *given: seen.append(torch.backends.cudnn.allow_tf32) or sums(*given))
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    tangent_kernel(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2)), None, torch.ones(3, 2, 2))
+    assert seen == [False] and torch.backends.cudnn.allow_tf32

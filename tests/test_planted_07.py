@@ -88,14 +88,17 @@ MEASURED = {  # what is wrong with what comes after → the same
         {"return 100 * float(": "return float(", "forever=100 * float(": "forever=float("},
     ),
     "differences not in points": ({"C2.gap", "C2.features"}, {"d = 100 * (": "d = ("}),
-    "labels of the random features shuffled": (
+    "fixed features fitted to shuffled labels": (
         {"C2.features"},
-        {"ridge(known, images.y,": "ridge(known, images.y.roll(1),"},
+        {"features.mirror, images.y, n_classes": "features.mirror, images.y.roll(1), n_classes"},
     ),
-    "the class with the smallest output": ({"C2.features"}, {".argmax(1) == y)": ".argmin(1) == y)"}),
+    "fixed features compared with shuffled labels": (
+        {"C2.features"},
+        {"(new, images.y_test)": "(new, images.y_test.roll(1))"},
+    ),
     "tangent model less features": (
         {"C2.features"},
-        {"difference(result.features.right, tangent)": "difference(tangent, result.features.right)"},
+        {"difference(right, tangent)": "difference(tangent, right)"},
     ),
     "any network is enough": (
         {"C2.resnet"},

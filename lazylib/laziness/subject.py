@@ -12,7 +12,7 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 
 from ..nets._calls import Inputs, call
-from ..nets._differentiable import differentiable
+from ..nets._differentiable import all_digits, differentiable
 from .state import Snapshot, bare, computed_in, parameters
 
 State = dict[str, Tensor]  # parameters and buffers by name, in the dtype of the computation
@@ -141,8 +141,8 @@ def watch(model: nn.Module, spy: Callable) -> Iterator[None]:
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Inside, passes are plain ones that can be differentiated in both modes; afterwards all is as it was.
 
-    They are `differentiable`, a compiled module runs as it was written, and mixed precision is off. Put back are these
-    switches, the random state, and tensors that a pass leaves in the module.
+    They are `differentiable`, a compiled module runs as it was written, and mixed precision and TF32 are off. Put back
+    are these switches, the random state, and tensors that a pass leaves in the module.
     """
     model = bare(model)
     kept = [(layer, {k: v for k, v in vars(layer).items() if isinstance(v, Tensor)}) for layer in model.modules()]
@@ -151,6 +151,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
         stack.enter_context(differentiable())
         stack.enter_context(torch.autocast(device.type, enabled=False))
+        stack.enter_context(all_digits())
         if "_original_forward" in vars(model):  # accelerate's own forward would switch mixed precision on again
             stack.callback(vars(model).update, forward=model.forward)
             model.forward = model._original_forward  # type: ignore[assignment]

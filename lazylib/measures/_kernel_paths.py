@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Iterator
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from ..nets import deep
 from ..nets._calls import refuse_random
+from ..nets._differentiable import all_digits
 from ..nets.deep import SOFTPLUS_BETA, FullyConnected, denormals_flushed
 from ..nets.modules import from_module
 from ..nets.two_layer import TwoLayer
@@ -122,19 +122,8 @@ def of_module(module: nn.Module, x, x2=None) -> Tensor:
     it does not where a weight is used outside its layer, say, or inputs depend on each other; else by Jacobians.
     """
     refuse_random(module)
-    with _all_digits():
+    with all_digits():
         return _of_module(module, x, x2)
-
-
-@contextlib.contextmanager
-def _all_digits() -> Iterator[None]:
-    """Convolutions on a GPU keep all digits of float32 inside the block: torch's default there is TF32, which has 4."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
 
 
 def _of_module(module: nn.Module, x, x2) -> Tensor:

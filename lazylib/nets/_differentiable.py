@@ -33,6 +33,17 @@ def differentiable() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
+@contextlib.contextmanager
+def all_digits() -> Iterator[None]:
+    """Convolutions on a GPU keep all digits of float32 inside the block: torch's default there is TF32, which has 4."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
 class _Formulas(TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
         return _FORMULAS.get(function, function)(*args, **(kwargs or {}))
