@@ -238,7 +238,7 @@ def keep(*, folder: Path | None = None, seconds: float | None = None, **datasets
             "device": where["device"],
             "versions": str(where["versions"]),
             "code": str(where["code"]),
-            "parameters": json.dumps(vars(now.p)),
+            "parameters": json.dumps({name: value for name, value in vars(now.p).items() if name != "store"}),
         }
         encoding = {variable: {"zlib": True} for variable in small.data_vars}
         path = _path(now.stem, name, now.p.label, folder)
