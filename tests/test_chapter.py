@@ -135,6 +135,7 @@ def test_what_is_stored_says_where_it_comes_from_and_is_read_again(tmp_path, cap
     widths = found["widths"]
     assert widths.x.dims == ("width",) and widths.x.dtype == "float32" and widths.attrs["width"] == 3
     assert widths.attrs["label"] == "cpu" and json.loads(widths.attrs["parameters"])["low"] == 0.5
+    assert "store" not in json.loads(widths.attrs["parameters"])  # a folder of this machine
     titles = [title for title, _ in chapter.beside(data(), "widths")]
     assert titles == ["live: laptop", "a larger run on a processor, stored"]
     assert [title for title, _ in chapter.beside(data(), "scan")] == ["live: laptop"]
