@@ -22,19 +22,19 @@ class MirrorKernelRidge:
     first four fifths classifies the last fifth best; then all are fitted with it.
 
     Args:
-        features: (n, p), as bytes to half precision or float32.
+        features: (n, p), float16 or float32; computed in float32, solved in float64.
         mirror: permutation (p,) that makes the features of the mirrored images.
         y: class numbers, (n,).
         classes: how many there are.
         centres: how many, at most.
         width: of the Gaussian, > 0; see above.
-        penalties: to choose from, decreasing.
+        penalties: to choose from; of those that do equally well the first.
         seed: of the draw of the centres.
 
     Raises:
         ValueError: fewer than five images, no penalty, or one or a width that is not positive.
 
-    Source: Williams, Seeger 2001 (the method); the wide kernels of Oyallon, Belilovsky, Zagoruyko 2017 on scattering.
+    Source: Williams, Seeger 2001 (Nyström's method).
 
     Example:
         >>> import torch
@@ -95,7 +95,7 @@ class MirrorKernelRidge:
         self.weights = _solved(quadratic, right, self.penalty)
 
     def __call__(self, features: Tensor) -> Tensor:
-        """Class numbers of features (n, p)."""
+        """Class numbers (n,) of features (n, p)."""
         return torch.cat([(self._rows(part) @ self.weights).argmax(1) for part in features.split(_ROWS)])
 
     def _rows(self, features: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ..runs.rng import generator
 
-_BATCHES = {"cpu": 8}  # images whose responses are held at a time: on a processor as many as its cache takes, else
-_BATCH = 250
+_BATCH = 250  # images whose responses are held at a time
+_FEW = 8  # on a processor, as many as its cache takes
 
 
 class TrainingImages(Protocol):
@@ -75,7 +75,7 @@ class RandomPatches:
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Tensor:
         """Features (n, 16·count) of images x (n, channels, height, width) in bytes."""
-        return torch.cat([self._some(part) for part in x.split(_BATCHES.get(x.device.type, _BATCH))])
+        return torch.cat([self._some(part) for part in x.split(_FEW if x.device.type == "cpu" else _BATCH)])
 
     def _some(self, x: Tensor) -> Tensor:
         """As convolutions: a filter freed of its mean does not see that of a patch, whose contrast is a factor."""
