@@ -231,6 +231,22 @@ P5 = {
         "P5.minimum",
         {'.sel(init="symmetrized")\n    falls': '.sel(init="centred")\n    falls'},
     ),
+    "start of P5 not symmetrized": (
+        "P5.zero",
+        {'tiny.init(tau, seeds, symmetrized=init == "symmetrized", dtype=F64)': "tiny.init(tau, seeds, dtype=F64)"},
+    ),
+    "the centred network learns the bare teacher": (
+        "P5.zero",
+        {'if init == "centred":\n        pairs': 'if init == "none":\n        pairs'},
+    ),
+    "another network subtracted than the initial one": (
+        "P5.zero",
+        {"zip(teacher_net.split(teacher), tiny.split(w0))": "zip(teacher_net.split(teacher), tiny.split(2 * w0))"},
+    ),
+    "null risk of another teacher": (
+        "P5.zero",
+        {"tiny, w0, teacher_net, teacher).teacher_power": "tiny, w0, teacher_net, 0.9 * teacher).teacher_power"},
+    ),
 }
 PARAMETERS = {  # what is wrong → the limbs that tell it, parameters
     "horizon a hundred times too short": ("P1.starts P2.plateau P2.flat P2.lazy", {**SHORT_P4_P5, "horizon": 0.01}),
@@ -268,7 +284,7 @@ def with_error(patches: dict, unneeded: list) -> dict:
 def test_nothing_planted_nothing_found():
     """P5 fails by one limb only: the plateau is no minimum. Beyond P2, its plateau is not lazy."""
     assert verdicts(sound()) == SOUND
-    assert answers(sound(), "P5") == {"global": "yes", "stuck": "yes", "minimum": "no"}
+    assert answers(sound(), "P5") == {"zero": "yes", "global": "yes", "stuck": "yes", "minimum": "no"}
     assert answers(sound(), "P2")["lazy"] == "no"
 
 

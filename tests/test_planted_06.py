@@ -104,15 +104,26 @@ PLANTED = {  # what is wrong → the limbs that tell it, lines replaced, paramet
         {},
     ),
     "the same functions in place of the same weights": (
-        {"L2.bump", "L2.middle", "L2.own"}, {'"1/√m": other, "1/√m as': '"1/√m": net.m**0.25 * other, "1/√m as'}, {},
+        {"L2.bump", "L2.middle", "L2.function"}, {'"1/√m": other, "1/√m as': '"1/√m": net.m**0.25 * other, "1/√m as'}, {},
     ),
     "the aligned plane under the projections": (
-        {"L2.bump", "L2.own"},
+        {"L2.bump", "L2.function", "L2.order"},
         {
             'orders = {"published": lambda w: w,': 'orders = {"published": lambda w: measures.align(net, w, own[0]),',
         },
         {},
     ),
+    "the rescaled weights are not": ({"L2.function"}, {"net.m**0.25 * other}": "other}"}, {}),
+    "half of the power of m": ({"L2.function"}, {"net.m**0.25 * other}": "net.m**0.125 * other}"}, {}),
+    "an alignment of the projections that does nothing": (
+        {"L2.order"}, {'"aligned": lambda w: measures.align(net, w, own[0])': '"aligned": lambda w: w'}, {},
+    ),
+    "shuffled neurons for aligned ones": (
+        {"L2.order"},
+        {'"aligned": lambda w: measures.align(net, w, own[0])': '"aligned": lambda w: shuffled(net, w[0], len(w), 0)'},
+        {},
+    ),
+    "the order as published for the aligned one": ({"L2.order"}, {'gap("1/√m", "aligned"))': 'gap("1/√m"))'}, {}),
     "the difference of losses the wrong way round": (
         {"L2.bump"},
         {'losses.sel(net=net) - losses.sel(net="1/m")': 'losses.sel(net="1/m") - losses.sel(net=net)'},
@@ -138,7 +149,7 @@ PLANTED = {  # what is wrong → the limbs that tell it, lines replaced, paramet
         {"L1.narrow", "L2.bump", "L2.middle"}, {'"1/√m": lambda m: m**-0.5}': '"1/√m": lambda m: 1 / m}'}, {},
     ),
     "null: other starts for 1/√m, and an alignment of the projections that does nothing": (
-        {"L2.own"},
+        {"L2.function", "L2.order"},
         {
             "range(p.runs * seed, p.runs * (seed + 1))":
                 'range(p.runs * seed + 99 * (scale != "1/m"), p.runs * (seed + 1) + 99 * (scale != "1/m"))',
@@ -160,7 +171,7 @@ sound = functools.cache(judged)
 
 
 def test_nothing_planted_nothing_found():
-    assert verdicts(sound())["L2"] == "holds" and answers(sound(), "L2")["own"] == "no"
+    assert verdicts(sound())["L2"] == "holds" and {answers(sound(), "L2")[name] for name in ("function", "order")} == {"no"}
     found = answers(sound(), "L1")
     assert found.pop("deeper") in ("open", "no")  # with a few trials; more than them say no
     assert found.keys() == {"wide", "stays", "bump", "large_m", "narrow", "widens", "own"}
