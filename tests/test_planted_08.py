@@ -12,7 +12,7 @@ from tools.pages import ROOT
 
 CHAPTER = ROOT / "chapters" / "08_width_scaling.ipynb"
 SHORT = {"widths": [8, 16, 32, 128], "scan": [1.0, 2.0]}  # no limb needs fewer than 8 neurons, or the scan
-MADE = ("SCALINGS = {", "def follow(", "def measures(", "runs = sweep(", "def ratio_of_means(", "judge(")  # the limbs
+MADE = ("SCALINGS = {", "def follow(", "def measures(", "runs = sweep(", "checked = sweep(", "def ratio_of_means(", "judge(")  # the limbs
 
 PLANTED = {  # what is wrong → the limbs that tell it, lines replaced
     "scalings swapped": (
@@ -20,7 +20,12 @@ PLANTED = {  # what is wrong → the limbs that tell it, lines replaced
     ),
     "1/m in place of 1/√m": ({"W1"}, {'"sqrt": (lambda m: m**-0.5,': '"sqrt": (lambda m: 1 / m,'}),
     "horizon a thousand times too short": (
-        {"W1.worse", "W1.low"}, {"p.iterations * steps": "p.iterations * steps / 1000"},
+        {"W1.worse", "W1.low", "W1.descent"}, {"p.iterations * steps": "p.iterations * steps / 1000"},
+    ),
+    "a tenth of the horizon": ({"W1.descent"}, {"p.iterations * steps": "p.iterations * steps / 10"}),
+    "a tenth of the steps of descent": ({"W1.descent"}, {"if k == p.iterations:": "if k == p.iterations // 10:"}),
+    "steps of descent ten times too short": (
+        {"W1.descent"}, {"gradient_descent(objective, steps)": "gradient_descent(objective, steps / 10)"},
     ),
     "the state at the first mark for that at the last": (
         {"W1.lazy"}, {"np.abs(MARKS * T - ends[:, None]).argmin(1)": "np.abs(MARKS * T - ends[:, None]).argmax(1)"},
@@ -79,7 +84,7 @@ def sound() -> dict:
 
 def test_nothing_planted_nothing_found():
     assert verdicts(sound())["W1"] == "undecided"  # three seeds
-    assert answers(sound(), "W1") == {"rise": "yes", "worse": "open", "low": "yes", "lazy": "no"}
+    assert answers(sound(), "W1") == {"rise": "yes", "worse": "open", "low": "yes", "descent": "yes", "lazy": "no"}
 
 
 @pytest.mark.parametrize(("names", "patches"), PLANTED.values(), ids=PLANTED)
