@@ -16,7 +16,7 @@ from lazylib.book import ledger
 from lazylib.book.claims import claims
 from lazylib.book.stats import Estimate
 from tests.made_notebooks import code, text, write
-from tools import crate, verify
+from tools import crate, moved, verify
 from tools.execute import execute
 from tools.pages import ROOT, chapters
 
@@ -268,3 +268,24 @@ def test_a_crate_names_its_files_as_addresses(tmp_path):
     crate.crate(tmp_path, "Name", "Text", [tmp_path / "a b.csv"])
     whole = json.loads((tmp_path / "ro-crate-metadata.json").read_text())
     assert whole["@graph"][2]["@id"] == "a%20b.csv" and whole["@graph"][2]["encodingFormat"] == "text/csv"
+
+
+def test_how_far_measures_move(tmp_path):
+    """Numbers by their size, truths by being others, rounding not at all; an answer that turned is named."""
+    for name, fall, constant in (("a", -1.0, 1.3), ("b", -1.01, 1.3)):
+        shown = {"fall": ("yes", {"": {"value": fall, "low": -1.25, "high": -0.9}}), "constant": ("no", {"": constant})}
+        limbs = {limb: {"answer": answer, "cases": cases} for limb, (answer, cases) in shown.items()}
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "K2.json").write_text(json.dumps({"id": "K2", "limbs": limbs}))
+    turned = (tmp_path / "b/K2.json").read_text().replace('"no"', '"yes"')
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c/K2.json").write_text(turned.replace("1.3", "2.6"))
+    a, b, c = (tmp_path / name for name in "abc")
+    assert moved.moves(a, b) == {"K2.fall": (pytest.approx(0.01 / 1.25), ""), "K2.constant": (0.0, "")}
+    rows = moved.table(a, {"b": b, "c": c}).splitlines()
+    near, far = "at most 0.8 % (K2.fall)", "1 by more than 5 %: K2.constant 100 %; answers: K2.constant no → yes"
+    assert rows[0] == "| chapter | limbs | b | c |" and rows[2:] == [f"| {NAME} | 2 | {near} | {far} |"]
+    assert moved.move(3e-14, 5e-12) == moved.move(True, True) == moved.move(float("inf"), float("inf")) == 0
+    assert moved.move(True, False) == moved.move(0.0, 1.0) == moved.move(1.0, None) == float("inf")
+    with pytest.raises(ValueError, match="a folder of records is needed"):
+        moved.measures(tmp_path)
