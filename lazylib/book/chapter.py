@@ -259,12 +259,12 @@ def notes(seconds: float | None = None) -> None:
     where = provenance(vars(now.p).get("device"))
     seconds = time.perf_counter() - now.begun if seconds is None else seconds
     print(f"This run: preset {now.p.label}, {seconds:.0f} s on {where['device']}; {where['versions']}")
-    said = {
-        (data.attrs["label"], data.attrs["seconds"], data.attrs["device"], data.attrs["date"])
-        for data in itertools.chain(*now.stored.values())
-    }
-    for label, took, device, date in sorted(said):
-        print(f"stored: {label}, {took:.0f} s on {device}, {date}")
+    took: dict[tuple, float] = {}  # a run has several files, written one after the other
+    for data in itertools.chain(*now.stored.values()):
+        run = data.attrs["label"], data.attrs["device"], data.attrs["date"]
+        took[run] = max(took.get(run, 0.0), data.attrs["seconds"])
+    for (label, device, date), seconds in sorted(took.items()):
+        print(f"stored: {label}, {seconds:.0f} s on {device}, {date}")
 
 
 def _path(stem: str, name: str, label: str, folder: Path | None = None) -> Path:
