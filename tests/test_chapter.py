@@ -130,10 +130,10 @@ def test_what_is_stored_says_where_it_comes_from_and_is_read_again(tmp_path, cap
     begin(preset="cpu")
     chapter.keep(folder=tmp_path, widths=data())
     begin()
-    found = chapter.stored("widths", "scan", rename={"m": "width"})
+    found = chapter.stored("widths", "scan")
     assert "not stored: scan" in capsys.readouterr().out and found["scan"] is None
     widths = found["widths"]
-    assert widths.x.dims == ("width",) and widths.x.dtype == "float32" and widths.attrs["width"] == 3
+    assert widths.x.dims == ("m",) and widths.x.dtype == "float32" and widths.attrs["width"] == 3
     assert widths.attrs["label"] == "cpu" and json.loads(widths.attrs["parameters"])["low"] == 0.5
     assert "store" not in json.loads(widths.attrs["parameters"])  # a folder of this machine
     titles = [title for title, _ in chapter.beside(data(), "widths")]

@@ -41,12 +41,12 @@ def test_the_scales_are_those_of_the_stored_results():
     change = np.exp(np.log(h.kernel_change).mean("seed"))
     row = found["kernel change", "chapter 10, 300 wide"]
     assert [float(row[k]) for k in ("lazy", "feature learning")] == pytest.approx(
-        [change.isel(scale=i).item() for i in (-1, 0)], rel=0.06
+        [change.isel(alpha_hat=i).item() for i in (-1, 0)], rel=0.06
     )
     between = change.values[np.abs(np.log(change.values)).argmin()]
     assert float(row["between"]) == pytest.approx(between, rel=0.06) and 0.5 < between < 2
-    vgg = load("07_runs_cpu").stability.sel(setting="vgg11 k=0.125 α=1.0 square gain=1.0 augmented").item()
-    row = found["1 − stability", "chapter 7, VGG-11, k=0.125"]
+    vgg = load("07_runs_gpu").stability.sel(setting="vgg11 k=1.0 α=1.0 square gain=1.0 augmented").item()
+    row = found["1 − stability", "chapter 7, VGG-11, k=1.0"]
     assert float(row["feature learning"]) == pytest.approx(1 - vgg, rel=0.06)
     for values in found.values():
         given = [float(values[k]) for k in ("lazy", "between", "feature learning") if values.get(k)]

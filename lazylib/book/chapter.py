@@ -96,14 +96,13 @@ def _store() -> str | None:
     return str(folder) if given else None
 
 
-def stored(*names: str, rename: Mapping[str, str] | None = None, of: str | None = None) -> dict[str, xr.Dataset | None]:
+def stored(*names: str, of: str | None = None) -> dict[str, xr.Dataset | None]:
     """The stored results of the largest runs, None for each that is not there; of the chapter's own it is said.
 
     `beside` and what builds on it show those of smaller ones that are stored too.
 
     Args:
         names: of the results, as `keep` was given them.
-        rename: old → new name of dimensions, for files that were written under older names.
         of: the chapter whose results they are, such as 10_phase_diagram (None: the one that runs).
 
     Raises:
@@ -116,7 +115,6 @@ def stored(*names: str, rename: Mapping[str, str] | None = None, of: str | None 
             if path.exists():
                 data = xr.load_dataset(io.BytesIO(_verified(path)), engine="h5netcdf")
                 data.attrs["label"] = data.attrs.pop("scale", data.attrs.get("label"))  # of earlier versions
-                data = data.rename({old: new for old, new in (rename or {}).items() if old in data.dims})
                 now.stored[name].append(data)
     missing = [name for name in names if not now.stored[name]]
     said = f"not stored: {', '.join(missing)}." if missing else "stored: figures show them beside the live run."
