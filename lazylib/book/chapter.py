@@ -259,10 +259,11 @@ def notes(seconds: float | None = None) -> None:
     print(f"This run: preset {now.p.label}, {seconds:.0f} s on {where['device']}; {where['versions']}")
     took: dict[tuple, float] = {}  # a run has several files, written one after the other
     for data in itertools.chain(*now.stored.values()):
-        run = data.attrs["label"], data.attrs["device"], data.attrs["date"]
+        run = tuple(data.attrs[name] for name in ("chapter", "label", "device", "date"))
         took[run] = max(took.get(run, 0.0), data.attrs["seconds"])
-    for (label, device, date), seconds in sorted(took.items()):
-        print(f"stored: {label}, {seconds:.0f} s on {device}, {date}")
+    for (stem, label, device, date), seconds in sorted(took.items()):
+        of = "" if stem == now.stem else f" of {stem}"
+        print(f"stored{of}: {label}, {seconds:.0f} s on {device}, {date}")
 
 
 def _path(stem: str, name: str, label: str, folder: Path | None = None) -> Path:
