@@ -171,7 +171,8 @@ sound = functools.cache(judged)
 
 
 def test_nothing_planted_nothing_found():
-    assert verdicts(sound())["L2"] == "holds" and {answers(sound(), "L2")[name] for name in ("function", "order")} == {"no"}
+    l2 = answers(sound(), "L2")
+    assert verdicts(sound())["L2"] == "holds" and l2["function"] == l2["order"] == "no"
     found = answers(sound(), "L1")
     assert found.pop("deeper") in ("open", "no")  # with a few trials; more than them say no
     assert found.keys() == {"wide", "stays", "bump", "large_m", "narrow", "widens", "own"}

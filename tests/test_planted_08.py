@@ -12,7 +12,8 @@ from tools.pages import ROOT
 
 CHAPTER = ROOT / "chapters" / "08_width_scaling.ipynb"
 SHORT = {"widths": [8, 16, 32, 128], "scan": [1.0, 2.0]}  # no limb needs fewer than 8 neurons, or the scan
-MADE = ("SCALINGS = {", "def follow(", "def measures(", "runs = sweep(", "checked = sweep(", "def ratio_of_means(", "judge(")  # the limbs
+# Lines of the cells that the limbs are made of.
+MADE = ["SCALINGS = {", "def follow(", "def measures(", "runs = sweep(", "checked = sweep(", "def ratio_of", "judge("]
 
 PLANTED = {  # what is wrong → the limbs that tell it, lines replaced
     "scalings swapped": (
