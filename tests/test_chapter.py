@@ -146,6 +146,18 @@ def test_what_is_stored_says_where_it_comes_from_and_is_read_again(tmp_path, cap
     assert "stored: cpu, " in capsys.readouterr().out
 
 
+def test_a_stored_run_of_several_files_is_named_once_and_another_chapters_by_its_name(tmp_path, capsys):
+    begin(preset="cpu")
+    chapter.keep(folder=tmp_path, seconds=3.0, widths=data())
+    chapter.keep(folder=tmp_path, seconds=7.0, scan=data())
+    begin()
+    widths = chapter.stored("widths", "scan")["widths"]
+    chapter._running().stored["other"] = [widths.assign_attrs(chapter="12_other")]
+    chapter.notes()
+    said = [line.split(" on ")[0] for line in capsys.readouterr().out.splitlines() if line.startswith("stored")]
+    assert said[-2:] == ["stored: cpu, 7 s", "stored of 12_other: cpu, 3 s"]
+
+
 def test_every_flip_of_a_stored_result_is_told_by_name_before_work(tmp_path):
     begin(preset="paper")
     chapter.keep(folder=tmp_path, widths=data(), scan=2 * data())

@@ -1,6 +1,6 @@
 """How far the measures behind the ledger move from one machine, version or number of threads to another.
 
-python -m tools.moved BASE LABEL=RECORDS …    prints a table; elsewhere.md has the last one
+python -m tools.moved BASE LABEL=RECORDS …    prints a table, a row for each chapter
 
 BASE and RECORDS are folders of live records: `make notebooks` leaves them in `_build/ledger/laptop`, `make verify` in
 `_build/verify/bundle/ledger/laptop`.
@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from lazylib.book.claims import claims
+from tools.close import SHARE
 
 ROUNDING = 1e-9  # two numbers below it are both nothing but rounding
-ENOUGH = 0.05  # of its size: what tools/close.py lets a number move
 
 
 def measures(folder: Path) -> dict[str, tuple[str, dict[str, Any]]]:
@@ -86,12 +86,12 @@ def table(base: Path, others: dict[str, Path]) -> str:
 def _cell(limbs: dict[str, tuple[float, str]]) -> str:
     if not limbs:
         return "–"
-    far = sorted(((size, name) for name, (size, _) in limbs.items() if size > ENOUGH), reverse=True)
+    far = sorted(((size, name) for name, (size, _) in limbs.items() if size > SHARE), reverse=True)
     largest, name = max((size, name) for name, (size, _) in limbs.items())
     words = f"at most {100 * largest:.2g} % ({name})" if largest else "equal"
     if far:
         shown = ", ".join(f"{name} {'another' if math.isinf(size) else f'{100 * size:.0f} %'}" for size, name in far)
-        words = f"{len(far)} by more than {100 * ENOUGH:.0f} %: {shown}"
+        words = f"{len(far)} by more than {100 * SHARE:.0f} %: {shown}"
     others = "; ".join(f"{name} {change}" for name, (_, change) in sorted(limbs.items()) if change)
     return f"{words}{f'; answers: {others}' if others else ''}"
 
