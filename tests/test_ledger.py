@@ -23,7 +23,7 @@ from lazylib.book.stats import Estimate
 from lazylib.runs import cluster, files
 
 IDS = (
-    "K1 K2 K3 K4 T1 T2 T3 T4 P1 P2 P3 P4 P5 S1 S2 A1 L1 L2 C1 C2 C3 C4 W1 B1 B2 B3 B4 "
+    "K1 K2 K3 K4 T1 T2 T3 T4 P1 P2 P3 P4 P5 S1 S2 A1 L1 L2 L3 C1 C2 C3 C4 W1 B1 B2 B3 B4 "
     "G1 G2 G3 G4 G5 G6 G7 G8 G9 G10 G11 G12 G13 G14"
 ).split()
 MADE = """\

@@ -7,7 +7,8 @@ import functools
 
 import pytest
 
-from tests.notebooks import answers, run_cells, told, verdicts
+from lazylib.book import claims
+from tests.notebooks import RECORDS, answers, run_cells, told, verdicts
 from tools.pages import ROOT
 
 CHAPTER = ROOT / "chapters" / "06_loss_landscapes.ipynb"
@@ -146,7 +147,7 @@ PLANTED = {  # what is wrong → the limbs that tell it, lines replaced, paramet
         {},
     ),
     "null: an α that does nothing": (
-        {"L1.narrow", "L2.bump", "L2.middle"}, {'"1/√m": lambda m: m**-0.5}': '"1/√m": lambda m: 1 / m}'}, {},
+        {"L2.bump", "L2.middle"}, {'"1/√m": lambda m: m**-0.5}': '"1/√m": lambda m: 1 / m}'}, {},
     ),
     "null: other starts for 1/√m, and an alignment of the projections that does nothing": (
         {"L2.function", "L2.order"},
@@ -159,8 +160,42 @@ PLANTED = {  # what is wrong → the limbs that tell it, lines replaced, paramet
     ),
 }  # fmt: skip
 
+# In what becomes of the landscapes afterwards; judged on the stored run, whose wide networks are trained to the end.
+PLANTED_STORED = {  # what is wrong → the limbs that tell it, lines replaced
+    "the losses of both scales the wrong way round": (
+        {"L3.large_m", "L3.small_m"},
+        {'loss.sel(scale="1/√m") - loss.sel(scale="1/m")': 'loss.sel(scale="1/m") - loss.sel(scale="1/√m")'},
+    ),
+    "the narrower scale for the wider one": (
+        {"L3.large_m", "L3.small_m"},
+        {'width.sel(scale="1/m") - width.sel(scale="1/√m")': 'width.sel(scale="1/√m") - width.sel(scale="1/m")'},
+    ),
+    "the share of the test loss that is explained": (
+        {"L3.large_m", "L3.small_m", "L3.over_m"}, {'part.loss.mean("run")': '1 - part.loss.mean("run")'},
+    ),
+    "losses of the projections": ({"L3.small_m"}, {'part.loss.mean("run")': "part.projected.mean('run')"}),
+    "the barrier between solutions for their loss": (
+        {"L3.small_m", "L3.over_m"}, {'part.loss.mean("run")': "part.barrier"},
+    ),
+    "shuffled copies of one network": (
+        {"L3.small_m"}, {'part = data.sel(plane="published")\n    width': 'part = data.sel(plane="shuffled")\n    width'},
+    ),
+    "the lowest point for the width": (
+        {"L3.large_m", "L3.small_m"}, {"width, loss = part.wide": "width, loss = part.depth"},
+    ),
+    "the share that is worse than the zero function": (
+        {"L3.large_m", "L3.small_m", "L3.over_m"}, {"width, loss = part.wide": "width, loss = 1 - part.wide"},
+    ),
+    "the first width for the last": (
+        {"L3.large_m", "L3.small_m"}, {"for i in (-1, 0))": "for i in (0, -1))"},
+    ),
+    "widths in the wrong order": (
+        {"L3.over_m"}, {"width, loss = part.wide": "width, loss = part.wide.copy(data=part.wide.values[:, ::-1])"},
+    ),
+}  # fmt: skip
 
-CAUGHT = [names for names, *_ in PLANTED.values()]  # for each error what tells it
+
+CAUGHT = [names for names, *_ in [*PLANTED.values(), *PLANTED_STORED.values()]]  # for each error what tells it
 
 
 def judged(patches=None, parameters=None):
@@ -170,7 +205,17 @@ def judged(patches=None, parameters=None):
 sound = functools.cache(judged)
 
 
+@functools.cache
+def stored(*patches):
+    """As `judged`, with what L3 says of the stored run."""
+    space = judged(dict(patches))
+    limbs = claims.weigh("L3", space["wider"](space["larger"]), {}).limbs
+    record = {"verdict": "", "limbs": {name: {"answer": limb.answer} for name, limb in limbs.items()}}
+    return {RECORDS: {"L3": record}}
+
+
 def test_nothing_planted_nothing_found():
+    assert answers(stored(), "L3") == {"large_m": "yes", "small_m": "no", "over_m": "no"}
     l2 = answers(sound(), "L2")
     assert verdicts(sound())["L2"] == "holds" and l2["function"] == l2["order"] == "no"
     found = answers(sound(), "L1")
@@ -184,6 +229,11 @@ def test_nothing_planted_nothing_found():
 @pytest.mark.parametrize(("names", "patches", "parameters"), PLANTED.values(), ids=PLANTED)
 def test_a_planted_error_is_told(names, patches, parameters):
     assert told(judged(patches, parameters), sound()) >= names
+
+
+@pytest.mark.parametrize(("names", "patches"), PLANTED_STORED.values(), ids=PLANTED_STORED)
+def test_a_planted_error_is_told_in_the_stored_run(names, patches):
+    assert told(stored(*patches.items()), stored()) >= names
 
 
 def test_an_alignment_that_does_nothing_removes_no_bump():
