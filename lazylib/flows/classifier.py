@@ -298,12 +298,14 @@ def correct(model: nn.Module, images: Images, *, part: str = "test", precision: 
 
 
 @torch.no_grad()
-def stability(model: Any, images: Images, *, precision: str | None = None) -> float:
+def stability(model: Any, images: Images, *, of: str = "units", precision: str | None = None) -> float:
     """Share of ReLU units, over test images and layers, on the same side of the kink as at w0.
 
     Args:
-        model: a `lazylib.nets.Scaled`; any with a method `stability(x)`.
+        model: a `lazylib.nets.Scaled`; any with a method `stability(x, of)`.
         images: the set, on the model's device.
+        of: "units", or "windows" for the share of max-pooling windows whose largest value is where it was at w0. The
+            published script counts both, layer by layer.
         precision: as for `train`.
 
     Returns:
@@ -326,7 +328,7 @@ def stability(model: Any, images: Images, *, precision: str | None = None) -> fl
     total = 0.0
     for x in images.x_test.split(EVALUATED):
         with computing(precision, x.device):
-            total += model.stability(_inputs(images, x, precision)) * len(x)
+            total += model.stability(_inputs(images, x, precision), of) * len(x)
     return total / len(images.x_test)
 
 

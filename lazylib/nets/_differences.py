@@ -12,10 +12,20 @@ from .convnets import Residual
 
 
 class Pass:
-    """What a pass through the layers needs: α, u by (the id of) a parameter of the module, where to note ReLU units."""
+    """What a pass through the layers needs: α, u by (the id of) a parameter of the module, where to note what is kept.
 
-    def __init__(self, alpha: float, u: dict[int, Tensor], kept: list[Tensor] | None):
-        self.alpha, self.u, self.kept = alpha, u, kept
+    kept: of each ReLU, units that are on the side of w0. windows: of each max pooling, windows whose largest value is
+    where it is at w0; one that is zero throughout has it nowhere.
+    """
+
+    def __init__(
+        self,
+        alpha: float,
+        u: dict[int, Tensor],
+        kept: list[Tensor] | None = None,
+        windows: list[Tensor] | None = None,
+    ):
+        self.alpha, self.u, self.kept, self.windows = alpha, u, kept, windows
 
 
 def propagate(layer: nn.Module, a: Tensor, delta: Tensor | None, run: Pass) -> tuple:
@@ -80,6 +90,12 @@ def _max_pool(layer: nn.MaxPool2d, z: Tensor, delta: Tensor, run: Pass) -> tuple
         height, width = (n * size for n in top.shape[-2:])  # what is left over at the edge is in no window
         windows = z[..., :height, :width].unflatten(2, (-1, size)).unflatten(4, (-1, size))  # (n, c, h, s, w, s)
         gap = (top[:, :, :, None, :, None] - windows).flatten(4, 5).flatten(2, 3)  # ≥ 0, exactly 0 at the maximum
+        if run.windows is not None:
+            at = nnf.max_pool2d(z, size, return_indices=True)[1].flatten(2)
+            before = run.alpha * z
+            moved = (before + delta) * (delta != -before)  # α times the values at w; zero without rounding
+            first = moved.flatten(2).gather(2, at).view_as(top) * (top > 0)  # where the largest value was
+            run.windows.append(first == nnf.max_pool2d(moved, size))
     return top, nnf.max_pool2d(torch.sub(delta[..., :height, :width], gap, alpha=run.alpha), size)
 
 

@@ -118,7 +118,7 @@ class Scaled(nn.Module):
         if not self.by_differences:
             return _double_outputs(self.module, self.displacement(), inputs, self.alpha)
         # At α = ∞ too where it is compiled: compilers do better with plain layers.
-        return self._through_layers(self._fast, x[0], None)
+        return self._through_layers(self._fast, x[0])
 
     @torch.no_grad()
     def start(self, x: Any) -> Tensor:
@@ -129,31 +129,40 @@ class Scaled(nn.Module):
         """F_α(u) on x as it is written, for a model of two passes of which h(w0) on x is known: one pass."""
         return plain_outputs(self._fast, self.displacement(), x, self.alpha, start)
 
-    def propagate(self, x: Tensor, kept: list[Tensor] | None = None) -> Tensor:
-        """Outputs by differences through the layers, at any α.
+    def propagate(self, x: Tensor) -> Tensor:
+        """Outputs by differences through the layers, at any α."""
+        return self._through_layers(self._known(), x)
 
-        kept: a list to which one boolean tensor a ReLU is added: units that are on the side of w0.
-        """
+    def _known(self) -> nn.Module:
         if not self.by_differences:
             raise TypeError(
                 "differences go through Conv2d, Linear, ReLU, MaxPool2d, AvgPool2d, Flatten, Sequential and Residual, "
                 f"in their plain forms, not through all layers of {type(self.module).__name__}."
             )
-        return self._through_layers(self.module, x, kept)
+        return self.module
 
-    def _through_layers(self, module: nn.Module, x: Tensor, kept: list[Tensor] | None) -> Tensor:
+    def _through_layers(self, module: nn.Module, x: Tensor, **noted: list[Tensor]) -> Tensor:
         parameters = dict(self.module.named_parameters())
         u = {id(parameters[name]): part for name, part in self.displacement().items()}
-        return differences.propagate(module, x, None, differences.Pass(self.alpha, u, kept))[1]
+        return differences.propagate(module, x, None, differences.Pass(self.alpha, u, **noted))[1]
 
     @torch.no_grad()
-    def stability(self, x: Tensor) -> float:
-        """Share of ReLU units, over inputs and layers, on the same side of the kink as at w0; 1 at α = ∞."""
+    def stability(self, x: Tensor, of: str = "units") -> float:
+        """Share, over inputs and layers, of what is as it was at w0; 1 at α = ∞.
+
+        of: "units", ReLU units on the same side of the kink, or "windows", windows of max pooling whose largest value
+        is in the same place; a window of zeros has it nowhere.
+        """
+        noted: dict[str, list[Tensor]] = {"kept": [], "windows": []}
+        if of not in ("units", "windows"):
+            raise ValueError(f"of must be 'units' or 'windows', not {of!r}.")
         if math.isinf(self.alpha):
             return 1.0  # w is w0
-        kept: list[Tensor] = []
-        self.propagate(x, kept)
-        return sum(int(k.sum()) for k in kept) / sum(k.numel() for k in kept)
+        self._through_layers(self._known(), x, **noted)
+        found = noted["kept" if of == "units" else "windows"]
+        if not found:
+            raise ValueError(f"the module must have a {'ReLU' if of == 'units' else 'max pooling'} after its weights.")
+        return sum(int(k.sum()) for k in found) / sum(k.numel() for k in found)
 
 
 def tangent_outputs(module: nn.Module, u: dict[str, Tensor], x: Any) -> Tensor:
