@@ -53,6 +53,11 @@ PLANTED = {  # what is wrong → lines replaced, what tells it, parameters
         {"T1.far", "T1.aligned", "T1.teacher", "T1.fitted"},
         {},
     ),
+    "alignment regardless of the sign": (
+        {"torch.where(same, cosine, -1.0).amax(-1)": "cosine.abs().amax(-1)"},
+        {"T1.aligned"},
+        {},
+    ),
     "the gain in alignment backwards": (
         {"ends = last.alignment - first.alignment": "ends = first.alignment - last.alignment"},
         {"T1.aligned"},

@@ -88,11 +88,6 @@ S1 = {  # what is wrong → lines replaced, cells run again, limbs that tell it
         {"S1.clock"},
     ),
     "limit of stability twice too high": ({"* 2 * (1 + beta)": "* 4 * (1 + beta)"}, EDGE, {"S1.clock"}),
-    "λ of the first trial for all": (
-        {"setting(seed, 1.0)[-1]\n    taus": "setting(0, 1.0)[-1]\n    taus"},
-        EDGE,
-        {"S1.clock"},
-    ),
     "tangent model of another τ": (
         {"flow.tangent_fixed.sel(tau=far)": "flow.tangent_fixed.isel(tau=0)"},
         [],
@@ -230,3 +225,14 @@ def test_a_wrong_explanation_leaves_the_verdict():
     for patches, dependents, names in S1.values():
         if names <= beyond:
             assert told(judged(patches, dependents), sound()) <= beyond
+
+
+STOPPED = {  # what is wrong, where the run itself says so → lines replaced
+    "λ of the first trial for all": {"setting(seed, 1.0)[-1]\n    taus": "setting(0, 1.0)[-1]\n    taus"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("patches", STOPPED.values(), ids=STOPPED)
+def test_a_planted_error_stops_the_run(patches):
+    with pytest.raises(ValueError, match="replicates must differ|test inputs must not be"):
+        judged(patches, EDGE)

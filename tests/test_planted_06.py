@@ -119,11 +119,6 @@ PLANTED = {  # what is wrong → the limbs that tell it, lines replaced, paramet
     "an alignment of the projections that does nothing": (
         {"L2.order"}, {'"aligned": lambda w: measures.align(net, w, own[0])': '"aligned": lambda w: w'}, {},
     ),
-    "shuffled neurons for aligned ones": (
-        {"L2.order"},
-        {'"aligned": lambda w: measures.align(net, w, own[0])': '"aligned": lambda w: shuffled(net, w[0], len(w), 0)'},
-        {},
-    ),
     "the order as published for the aligned one": ({"L2.order"}, {'gap("1/√m", "aligned"))': 'gap("1/√m"))'}, {}),
     "the difference of losses the wrong way round": (
         {"L2.bump"},
@@ -134,7 +129,10 @@ PLANTED = {  # what is wrong → the limbs that tell it, lines replaced, paramet
         {"L2.middle"}, {'places.transpose("axis", ...)': 'places.mean("run").transpose("axis", ...)'}, {},
     ),
     "a run diverged": (
-        {"L1", "L2"}, {"w0 + flow.u, flow.reached": "w0 + flow.u, flow.reached & (np.arange(p.runs) > 0)"}, {},
+        {"L1", "L2", "L3"}, {"w0 + flow.u, flow.reached": "w0 + flow.u, flow.reached & (np.arange(p.runs) > 0)"}, {},
+    ),
+    "trained on the test set": (
+        {"L1", "L2", "L3"}, {"square_loss(net, w0, problem.x, problem.y)": "square_loss(net, w0, problem.x_test, problem.y_test)"}, {},
     ),
     "null: an alignment that does nothing": ({"L1.own"}, ALIGN_NOTHING, {}),
     "null: all runs from one point, so that their neurons have one order": (
@@ -246,3 +244,22 @@ def test_copies_that_are_not_shuffled_make_no_bump():
     space = judged({"measures.permute(net, w, torch.randperm(net.m, generator=rng))":
                     "w + 0.01 * w.std() * torch.randn(len(w), generator=rng)"})  # fmt: skip
     assert not space["made"] and space["removed"]
+
+
+STOPPED = {  # what is wrong, where the run itself says so → lines replaced
+    "starts of a trial again in the next": {
+        "range(p.runs * seed, p.runs * (seed + 1))": "range(seed, seed + p.runs)"
+    },
+    "shuffled neurons for aligned ones, in all trials by one order": {
+        '"aligned": lambda w: measures.align(net, w, own[0])': '"aligned": lambda w: shuffled(net, w[0], len(w), 0)'
+    },
+    "one problem for all trials": {
+        "(net, T), problem = model(m, scale), problem_of(seed)": "(net, T), problem = model(m, scale), problem_of(0)"
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("patches", STOPPED.values(), ids=STOPPED)
+def test_a_planted_error_stops_the_run(patches):
+    with pytest.raises(ValueError, match="replicates must differ|test inputs must not be"):
+        judged(patches)

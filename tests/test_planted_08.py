@@ -29,7 +29,7 @@ PLANTED = {  # what is wrong → the limbs that tell it, lines replaced
         {"W1.descent"}, {"gradient_descent(objective, steps)": "gradient_descent(objective, steps / 10)"},
     ),
     "the state at the first mark for that at the last": (
-        {"W1.lazy"}, {"np.abs(MARKS * T - ends[:, None]).argmin(1)": "np.abs(MARKS * T - ends[:, None]).argmax(1)"},
+        {"W1"}, {"np.abs(MARKS * T - ends[:, None]).argmin(1)": "np.abs(MARKS * T - ends[:, None]).argmax(1)"},
     ),
     "test inputs in another order": (
         {"W1.rise", "W1.worse", "W1.low"},
@@ -60,9 +60,8 @@ PLANTED = {  # what is wrong → the limbs that tell it, lines replaced
     "the mean speed for the displacement": (
         {"W1.lazy"}, {"kernel_change(net, w, w + v, probe)": "kernel_change(net, w, w + v / T, probe)"},
     ),
-    "one seed for all trials": (
-        {"W1.rise?", "W1.low?"}, {"setting(seed, m, alphas)\n    ends": "setting(0, m, alphas)\n    ends"},
-    ),
+    "1/√m stopped at the horizon of 1/m": ({"W1"}, {"T = ends.max()": "T = ends.min()"}),
+    "half of the loss": ({"W1.descent"}, {"(objective.loss(outputs) /": "(0.5 * objective.loss(outputs) /"}),
     "a run diverged": ({"W1"}, {'"reached": reached, **measures': '"reached": reached & (seed > 0), **measures'}),
     "null: a width that does nothing": (
         {"W1.rise"}, {"setting(seed, m, alphas)\n    ends": "setting(seed, 8, alphas)\n    ends"},
@@ -83,6 +82,10 @@ def sound() -> dict:
     return run_cells(CHAPTER, parameters=SHORT)
 
 
+def judged(patches) -> dict:
+    return run_again(sound(), CHAPTER, patches, lambda cell, _: any(code in cell.source for code in MADE))
+
+
 def test_nothing_planted_nothing_found():
     assert verdicts(sound())["W1"] == "undecided"  # three seeds
     assert answers(sound(), "W1") == {"rise": "yes", "worse": "open", "low": "yes", "descent": "yes", "lazy": "no"}
@@ -90,5 +93,18 @@ def test_nothing_planted_nothing_found():
 
 @pytest.mark.parametrize(("names", "patches"), PLANTED.values(), ids=PLANTED)
 def test_a_planted_error_is_told(names, patches):
-    found = run_again(sound(), CHAPTER, patches, lambda cell, _: any(code in cell.source for code in MADE))
-    assert told(found, sound()) >= names
+    assert told(judged(patches), sound()) >= names
+
+
+STOPPED = {  # what is wrong, where the run itself says so → lines replaced
+    "one seed for all trials": {"setting(seed, m, alphas)\n    ends": "setting(0, m, alphas)\n    ends"},
+    "training inputs among the test inputs": {
+        "scale=p.target)": "scale=p.target)\n    problem.x_test[:20] = problem.x[:20]\n    problem = replace(problem)"
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("patches", STOPPED.values(), ids=STOPPED)
+def test_a_planted_error_stops_the_run(patches):
+    with pytest.raises(ValueError, match="replicates must differ|test inputs must not be"):
+        judged(patches)

@@ -151,6 +151,16 @@ PLANTED = {  # what is wrong → code to replace, sweeps to run again, limbs tha
         ["ends"],
         {"B4.minimum"},
     ),
+    "the curvature of twice the loss": (
+        {"loss = lambda w, goal: 0.5 * (net": "loss = lambda w, goal: (net"},
+        ["ends"],
+        {"B4.minimum"},
+    ),
+    "escapes from a loss that is not over its floor": (
+        {'loss = flow.observed["loss"] / floor': 'loss = flow.observed["loss"]'},
+        ["escapes"],
+        {"B4.stays"},
+    ),
     "escapes not waited for": ({"geomspace(0.1, 300, 36)": "geomspace(0.1, 3, 36)"}, ["escapes"], {"B4.stays"}),
     "escapes at times in α, not α²": ({"np.outer(alpha**2": "np.outer(alpha"}, ["escapes"], {"B4.stays"}),
     "null: a start of full rank": (

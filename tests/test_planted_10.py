@@ -219,3 +219,14 @@ def test_a_planted_error_is_told_by_more_images(names, patches, family):
 def test_null_one_regime_twice_decides_no_row():
     patches = {"case_errors(F, data))": "case_errors(F[:, [1, 1]], data))"}
     assert verdicts(judged(sound(more=True), patches, "outputs"))["G8"] == "not tested at this scale"
+
+
+STOPPED = {  # what is wrong, where the run itself says so → code replaced, in the sweep of the phases
+    "one set of images for all trials": {"parity(p.dataset, n, p.n_test, seed, dev": "parity(p.dataset, n, p.n_test, 0, dev"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("patches", STOPPED.values(), ids=STOPPED)
+def test_a_planted_error_stops_the_run(patches):
+    with pytest.raises(ValueError, match="replicates must differ|test inputs must not be"):
+        judged(sound(), patches, "phases")

@@ -55,22 +55,6 @@ PLANTED = {  # what is wrong → code to replace, sweeps to run again, limbs tha
         {"G5.kernel", "G5.weights", "G5.steeper", "G5.flatter"},
     ),
     "α divided by h": ({ALPHA: "alpha_hats, device=p.device) / h * math.sqrt(p.h)"}, "depths", {"G5.inner", "G5.all"}),
-    "one seed for all trials": (
-        {"images(seed)\n    parts": "images(0)\n    parts", "net.init(seed, dtype": "net.init(0, dtype"},
-        "depths",
-        {
-            "G4.feature?",
-            "G4.lazy?",
-            "G5.all?",
-            "G5.inner?",
-            "G5.kernel?",
-            "G5.lazy?",
-            "G5.weights?",
-            "G6.feature?",
-            "G6.lazy?",
-            "G6.linear?",
-        },
-    ),
     "w in the place of w − w0": (
         {
             "relative_displacement(w0, u)": "relative_displacement(w0, w0 + u)",
@@ -219,11 +203,6 @@ PLANTED = {  # what is wrong → code to replace, sweeps to run again, limbs tha
         "frozen",
         {"G7.final", "G7.agreement"},
     ),
-    "training images for test images": (
-        {DATA: f"{DATA}\n    data = replace(data, x_test=data.x, y_test=data.y)"},
-        "frozen",
-        {"G7.each", "G7.initial?", "G7.agreement"},
-    ),
     "the frozen kernels' errors not in %": (
         {"found |= {name: 100 * data.error(F)": "found |= {name: data.error(F)"},
         "frozen",
@@ -322,3 +301,22 @@ def test_a_planted_error_is_told_by_the_limbs_that_it_breaks(chapter, patches, f
     found = told(judged(chapter, patches, family), chapter)
     assert found >= limbs
     assert {name.split(".")[0] for name in found} <= {name.split(".")[0] for name in limbs}
+
+
+STOPPED = {  # what is wrong, where the run itself says so → code replaced, sweep to run again
+    "one seed for all trials": (
+        {"images(seed)\n    parts": "images(0)\n    parts", "net.init(seed, dtype": "net.init(0, dtype"}, "depths",
+    ),
+    "one set of images for all trials": (
+        {"begun, data = time.perf_counter(), images(seed)": "begun, data = time.perf_counter(), images(0)"}, "depths",
+    ),
+    "training images for test images": (
+        {DATA: f"{DATA}\n    data = replace(data, x_test=data.x, y_test=data.y)"}, "frozen",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("patches", STOPPED.values(), ids=STOPPED)
+def test_a_planted_error_stops_the_run(chapter, patches):
+    with pytest.raises(ValueError, match="replicates must differ|test inputs must not be"):
+        judged(chapter, *patches)

@@ -1,9 +1,11 @@
 """The teacher–student problem has the published law."""
 
+import dataclasses
+
 import pytest
 import torch
 
-from lazylib.problems import teacher_student
+from lazylib.problems import check_apart, parity, teacher_student
 
 
 def test_inputs_lie_on_the_sphere_and_targets_are_the_teachers():
@@ -37,3 +39,30 @@ def test_sizes_must_be_whole_and_positive(wrong):
 def test_no_seeds_is_refused():
     with pytest.raises(ValueError, match="must not be empty"):
         teacher_student([])
+
+
+@pytest.mark.parametrize("shape", [(40, 7), (3, 40, 7)])
+def test_test_inputs_are_no_training_inputs(shape):
+    x, x_test = torch.randn(shape), torch.randn(shape)
+    check_apart(x, x_test)
+    leaked = x_test.clone()
+    leaked[..., ::20, :] = x[..., 5:7, :]
+    count, of = leaked[..., 0].numel() // 20, leaked[..., 0].numel()
+    with pytest.raises(ValueError, match=f"test inputs must not be training inputs, but {count} of {of} are"):
+        check_apart(x, leaked)
+    check_apart(x, leaked, most=0.1)
+    p = teacher_student(0, d=7, n=40, n_test=40)
+    for problem in (p, parity("digits", 40, 40)):
+        part = problem.x_test.clone()
+        part[:2] = problem.x[8:10]
+        with pytest.raises(ValueError, match="but 2 of 40 are"):
+            dataclasses.replace(problem, x_test=part)
+
+
+def test_a_few_twins_of_a_set_of_images_are_let_pass():
+    x, x_test = torch.randn(500, 4), torch.randn(500, 4)
+    x_test[:5] = x[:5]
+    check_apart(x, x_test)
+    x_test[5] = x[5]
+    with pytest.raises(ValueError, match="6 of 500"):
+        check_apart(x, x_test)

@@ -23,7 +23,7 @@ import xarray as xr
 
 import lazylib.runs.sweeps as module
 from lazylib.book import provenance
-from lazylib.runs import Paused, cluster, files, sweep, time_left
+from lazylib.runs import Paused, cluster, files, generator, sweep, time_left
 from lazylib.runs.cell_key import identity
 
 GRID = {"tau": [0.1, 1.0, 10.0], "seed": [0, 1]}
@@ -910,3 +910,50 @@ def test_a_tensor_counts_by_its_values_whatever_its_strides():
     assert one.reshape(-1).stride() != (1,)
     assert identity(one, {}) == identity(torch.tensor([[2.0]]), {}) != identity(torch.tensor([[1.0]]), {})
     assert identity(matrix.mT, {}) == identity(matrix.mT.contiguous(), {})
+
+
+# ---- replicates ----
+
+
+def of_seed(seed, a):
+    return {"x": torch.rand(2, generator=generator(seed, "data")) + a}
+
+
+def of_zero(seed, a):
+    return {"x": torch.rand(2, generator=generator(0, "data")) + seed * a}
+
+
+def of_draw(draw, a):
+    return of_seed(draw, a)
+
+
+def of_one_draw(draw, a):
+    return of_zero(draw, a)
+
+
+@pytest.mark.parametrize("dim", ["seed", "draw"])
+@pytest.mark.parametrize("stored", [False, True])
+def test_replicates_share_no_random_numbers(tmp_path, dim, stored):
+    store = tmp_path / "store" if stored else None
+    run, same = {"seed": (of_seed, of_zero), "draw": (of_draw, of_one_draw)}[dim]
+    grid = {dim: [0, 3], "a": [1, 2]}
+    assert sweep(run, grid, store=store).x.shape == (2, 2, 2)
+    for _ in range(2):  # what a store keeps, too
+        with pytest.raises(
+            ValueError, match=f"replicates must differ, but {dim} = 0 and {dim} = 3 both drew 'data' of"
+        ):
+            sweep(same, grid, store=store)
+    found = sweep(same, grid, store=store, common=["data"])
+    assert found.x.shape == (2, 2, 2) and not found.attrs
+    sweep(same, {"a": [1, 2]}, {dim: 0})  # no replicates
+
+
+def test_seeds_that_overlap_are_found():
+    """Eight runs a trial, of which the next trial uses seven again."""
+
+    def run(seed):
+        return {"x": torch.stack([torch.rand(1, generator=generator(k, "init")) for k in range(seed, seed + 8)])}
+
+    with pytest.raises(ValueError, match="seed = 0 and seed = 1 both drew 'init' of seed 1"):
+        sweep(run, {"seed": [0, 1]})
+    assert sweep(run, {"seed": [0, 8]}).x.shape == (2, 8, 1)

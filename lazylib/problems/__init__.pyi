@@ -8,6 +8,7 @@ from .images import augment as augment
 from .images import cifar10_or_sample as cifar10_or_sample
 from .images import random_images as random_images
 from .teacher import Problem as Problem
+from .teacher import check_apart as check_apart
 from .teacher import null_risk as null_risk
 from .teacher import sphere as sphere
 from .teacher import teacher_student as teacher_student

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..runs.rng import generator
 from . import images
+from .teacher import check_apart
 
 DATA = tuple(images.SETS)
 
@@ -21,7 +22,7 @@ class Classes:
     """A problem of two classes.
 
     Attributes:
-        x, x_test: inputs, (n, d) and (n_test, d).
+        x, x_test: inputs, (n, d) and (n_test, d). Test inputs that are training inputs are refused: `check_apart`.
         y, y_test: classes, (n,) and (n_test,) with entries ±1.
         name: of the set of images.
 
@@ -37,6 +38,9 @@ class Classes:
     x_test: Tensor
     y_test: Tensor
     name: str
+
+    def __post_init__(self):
+        check_apart(self.x, self.x_test)
 
     def error(self, outputs: Tensor) -> Tensor:
         """Share of test inputs whose class the sign of the outputs (…, n_test) misses, (…,); 0 counts as a miss."""

@@ -17,7 +17,7 @@ class Problem:
     """A regression problem, or a batch of them with one row a run.
 
     Attributes:
-        x, x_test: inputs, (n, d) or (B, n, d).
+        x, x_test: inputs, (n, d) or (B, n, d). Test inputs that are training inputs are refused: `check_apart`.
         y, y_test: targets, (n,) or (B, n).
         teacher: parameters (P0,) or (B, P0) of ``teacher_net``.
         teacher_net: the net that made the targets.
@@ -36,11 +36,40 @@ class Problem:
     teacher: Tensor
     teacher_net: TwoLayer
 
+    def __post_init__(self):
+        check_apart(self.x, self.x_test)
+
     def rows(self, index) -> Problem:
         """The sub-batch at ``index`` (a run may be repeated)."""
         parts = (self.x, self.y, self.x_test, self.y_test, self.teacher)
         x, y, x_test, y_test, teacher = (part[index] for part in parts)
         return Problem(x, y, x_test, y_test, teacher, self.teacher_net)
+
+
+def check_apart(x: Tensor, x_test: Tensor, most: float = 0.01) -> None:
+    """See that test inputs are not training inputs.
+
+    Args:
+        x: training inputs, (…, d).
+        x_test: test inputs, (…, d).
+        most: share of the test inputs that may be training inputs all the same: sets of images have a few twins.
+
+    Raises:
+        ValueError: a larger share of them is.
+
+    Example:
+        >>> import torch
+        >>> from lazylib.problems import check_apart
+        >>> check_apart(torch.eye(3), -torch.eye(3))
+    """
+    if x.shape[-1:] != x_test.shape[-1:]:
+        return  # whoever uses them says it better
+    mark = torch.linspace(1, 2, x.shape[-1], dtype=torch.float64, device=x.device).sqrt()
+    # A number for each input, in parts: a copy of all in float64 may be large.
+    known, new = (torch.cat([p.double() @ mark for p in z.flatten(0, -2).split(4096)]) for z in (x, x_test))
+    seen = torch.isin(new, known)
+    if seen.double().mean() > most:
+        raise ValueError(f"test inputs must not be training inputs, but {int(seen.sum())} of {seen.numel()} are.")
 
 
 def sphere(n: int, d: int, rng: torch.Generator) -> Tensor:

@@ -1,9 +1,13 @@
 """Random streams: one seed a trial, split into named independent streams."""
 
+import contextlib
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 import torch
+
+_listening: list[set[tuple[str, int]]] = []
 
 
 def generator(seed: int, stream: str) -> torch.Generator:
@@ -31,5 +35,17 @@ def generator(seed: int, stream: str) -> torch.Generator:
     """
     if seed < 0:
         raise ValueError(f"a seed must be a whole number ≥ 0, got {seed}.")
+    for drawn in _listening:
+        drawn.add((stream, int(seed)))
     state = np.random.SeedSequence([seed, zlib.crc32(stream.encode())]).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
+
+
+@contextlib.contextmanager
+def noted() -> Iterator[set[tuple[str, int]]]:
+    """The set, filled in the course of the block, of streams that are asked for and their seeds."""
+    _listening.append(set())
+    try:
+        yield _listening[-1]
+    finally:
+        _listening.pop()

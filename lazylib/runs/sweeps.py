@@ -35,6 +35,7 @@ from tqdm.auto import tqdm
 from . import cluster
 from .cell_key import identity
 from .files import LOADED, digest, read_sealed, remove, source_digest, write, write_sealed
+from .rng import noted
 
 try:
     import fcntl
@@ -44,6 +45,8 @@ except ImportError:  # Windows
 Point = dict[str, Any]
 _LOADED = LOADED
 _DAY = 86400.0  # seconds
+REPLICATES = ("seed", "draw")  # dimensions whose values must share no random numbers
+_DRAWN = "drawn"  # attribute of a cell: streams of random numbers and their seeds
 _AGAIN = 1.0  # seconds until cells that other processes were at are asked for again
 _BEGUN = time.monotonic()
 _got_on: list[bool] = []  # whether this process has begun a cell of a store
@@ -77,6 +80,7 @@ def sweep(
     fixed: Mapping[str, Any] | None = None,
     store: str | os.PathLike | None = None,
     n_jobs: int | None = None,
+    common: Sequence[str] = (),
 ) -> xr.Dataset:
     """Evaluate `run(**point, **fixed)` at every point of a grid.
 
@@ -100,12 +104,15 @@ def sweep(
             process. Each of several processes computes with one thread. With LAZYLIB_SCHEDULER=tcp://host:port
             the cells go to that Dask scheduler's workers instead, with their own number of threads, and this
             process writes them.
+        common: streams of `lazylib.runs.generator` ("data", "init", …) that replicates may share. Two values of a
+            dimension called seed or draw are replicates, and share no other: else they were no units of an interval.
 
     Returns a Dataset whose variables have the dimensions of the grid, in its order, then their own. Attributes
     are those of the first cell; a coordinate of a dimension must be the same in all cells.
 
     Raises:
-        ValueError, TypeError: bad grid or arguments, before anything runs; cells that do not fit together.
+        ValueError, TypeError: bad grid or arguments, before anything runs; cells that do not fit together, or that
+            are replicates and drew the same random numbers.
         RuntimeError: `run` failed at some point; names the first, after all other cells are finished. Or it cannot be
             copied to other processes.
         Paused: the time that LAZYLIB_MINUTES gives is over; no cell of a store begins after it, but the first that
@@ -176,7 +183,21 @@ def sweep(
     done = [cell for cell in cells if cell is not None]
     if left := len(cells) - len(done):
         raise Paused(f"{left} of {len(cells)} cells of {title} are left: run again to go on")
+    _check_replicates(done, points, set(common))
     return _combine(done, points, grid)
+
+
+def _check_replicates(cells: list[xr.Dataset], points: list[Point], common: set[str]) -> None:
+    for dim in REPLICATES:
+        first: dict[tuple[str, int], Any] = {}  # stream and seed → the replicate that drew it first
+        for cell, point in zip(cells, points, strict=True):
+            for stream, seed in json.loads(cell.attrs.get(_DRAWN, "[]")) if dim in point else ():
+                other = first.setdefault((stream, seed), point[dim])
+                if other != point[dim] and stream not in common:
+                    raise ValueError(
+                        f"replicates must differ, but {dim} = {other} and {dim} = {point[dim]} both drew {stream!r} of "
+                        f"seed {seed}: give each seeds of its own, or name the stream in `common`."
+                    )
 
 
 def _may_begin(_: int) -> bool:
@@ -208,7 +229,9 @@ def _cell(run, fixed, folder, where, loaded, i, point, key) -> tuple[int, xr.Dat
             if (found := _read(sorted(folder.glob(f"{key}-*.nc")), point)) is not None:  # made since the sweep began
                 return i, found, None
         try:
-            cell = _conform(run(**point, **fixed), point)
+            with noted() as drawn:
+                cell = _conform(run(**point, **fixed), point)
+            cell.attrs[_DRAWN] = json.dumps(sorted(drawn))
         except Paused:
             raise
         except Exception as error:  # as text: not every exception survives the way between processes
@@ -319,7 +342,8 @@ def _combine(cells: list[xr.Dataset], points: list[Point], grid: dict[str, list]
 
     variables = {name: first.variables[name] if name in shared else stacked(name) for name in first.variables}
     coords = {name: variables.pop(name) for name in list(first.coords)}
-    return xr.Dataset(variables, {**grid, **coords}, first.attrs)
+    attrs = {name: value for name, value in first.attrs.items() if name != _DRAWN}
+    return xr.Dataset(variables, {**grid, **coords}, attrs)
 
 
 # ---- the store ----
