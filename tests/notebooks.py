@@ -9,7 +9,7 @@ import json
 import os
 import symtable
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -147,13 +147,20 @@ def _running() -> Iterator[str]:
 STORE = tempfile.TemporaryDirectory()  # of finished cells, for as long as this process lives
 
 
-def _kept(run: Callable, grid: Mapping, fixed: Mapping | None = None, store: Any = None, n_jobs: Any = None) -> Any:
+def _kept(
+    run: Callable,
+    grid: Mapping,
+    fixed: Mapping | None = None,
+    store: Any = None,
+    n_jobs: Any = None,
+    common: Sequence[str] = (),
+) -> Any:
     """A sweep that takes from a store the cells that an error does not touch: their keys hold all they are made of."""
     try:
-        return sweeps.sweep(run, grid, fixed, store or STORE.name, n_jobs)
+        return sweeps.sweep(run, grid, fixed, store or STORE.name, n_jobs, common)
     except TypeError as error:
         if store is None and "without store" in str(error):
-            return sweeps.sweep(run, grid, fixed, None, n_jobs)
+            return sweeps.sweep(run, grid, fixed, None, n_jobs, common)
         raise
 
 

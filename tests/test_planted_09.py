@@ -47,7 +47,7 @@ PLANTED = {  # what is wrong → code to replace, sweeps to run again, limbs tha
     ),
     "null: weights of almost nothing at the start": ({'"tau": p.taus': '"tau": [0.005]'}, ["wide"], {"B1.start"}),
     "null: the tangent model of another start": (
-        {"tangent_path(net, w0, x, goals, T)": "tangent_path(net, started(net, seed + 1, tau), x, goals, T)"},
+        {"tangent_path(net, w0, x, goals, T)": "tangent_path(net, started(net, seed + 100, tau), x, goals, T)"},
         GAPS,
         {"B1.points", "B2.weights", "B2.outputs", "B3.early", "B3.late"},
     ),

@@ -31,7 +31,7 @@ PLANTED = {  # what is wrong → limbs that tell it, code replaced, the sweep to
         "phases",
     ),
     "the authors' last layer, 1/h": (
-        {"G1.exponent", "G1.kernel", "G1.frozen?"},
+        {"G1.exponent", "G1.kernel"},
         {f"{ALPHA}math.sqrt(net.h)": f"{ALPHA}net.h"},
         "phases",
     ),
@@ -43,11 +43,6 @@ PLANTED = {  # what is wrong → limbs that tell it, code replaced, the sweep to
     "kernel frozen, and trained on shuffled classes": (
         {"G1.frozen"},
         {"(tangent_kernel(net, w0, data.x), data.y)": "(tangent_kernel(net, w0, data.x), data.y.roll(1))"},
-        "phases",
-    ),
-    "null: another initialization's kernel": (
-        {"G1.frozen?"},
-        {"train_frozen(net, data, seed, rtol)\n    found": "train_frozen(net, data, seed + p.trials, rtol)\n    found"},
         "phases",
     ),
     "a run did not reach its margin": (
