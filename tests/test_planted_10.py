@@ -45,6 +45,7 @@ PLANTED = {  # what is wrong → limbs that tell it, code replaced, the sweep to
         {"(tangent_kernel(net, w0, data.x), data.y)": "(tangent_kernel(net, w0, data.x), data.y.roll(1))"},
         "phases",
     ),
+    "half of the frozen kernel's error": ({"G1.frozen"}, {"- phases.frozen)": "- 0.5 * phases.frozen)"}, None),
     "a run did not reach its margin": (
         {"G1"},
         {'"reached": flow.reached,': '"reached": flow.reached & (h != 90),'},

@@ -103,7 +103,7 @@ AFTER_THEM = {
         },
     ),
     "errors as shares": ({"G12.lazy", "G13.large"}, {"errors = 100 * summary": "errors = summary"}),
-    "percent of percent": ({"G12.feature?", "G13.error"}, {"errors = 100 * summary": "errors = 100**2 * summary"}),
+    "percent of percent": ({"G12.feature?"}, {"errors = 100 * summary": "errors = 100**2 * summary"}),
     "the regimes swapped": (
         {"G12.feature", "G12.lazy"},
         {'zip(("feature", "lazy"), start': 'zip(("lazy", "feature"), start'},
