@@ -16,6 +16,7 @@ from unittest import mock
 
 import matplotlib
 import nbformat
+import pytest
 from joblib.externals.loky.backend.reduction import dumps
 from matplotlib import pyplot as plt
 
@@ -208,6 +209,11 @@ def records(folder: str | os.PathLike) -> dict[str, dict[str, Any]]:
 def verdicts(namespace: Mapping[str, Any]) -> dict[str, str]:
     """Claim → verdict, from the namespace that `run_cells` or `run_again` returned."""
     return {id: record["verdict"] for id, record in namespace[RECORDS].items()}
+
+
+def refused() -> contextlib.AbstractContextManager:
+    """A block that must end in the error of a run that uses the same random numbers or inputs twice."""
+    return pytest.raises((ValueError, RuntimeError), match="replicates must differ|test inputs must not be")
 
 
 def answers(namespace: Mapping[str, Any], id: str) -> dict[str, str]:

@@ -6,7 +6,7 @@ define what is planted; figures, the slider and the exercises are left out.
 
 import pytest
 
-from tests.notebooks import run_again, run_cells, told, verdicts
+from tests.notebooks import refused, run_again, run_cells, told, verdicts
 from tools.pages import ROOT
 
 CHAPTER = ROOT / "chapters" / "11_kernel_evolution.ipynb"
@@ -318,5 +318,5 @@ STOPPED = {  # what is wrong, where the run itself says so → code replaced, sw
 
 @pytest.mark.parametrize("patches", STOPPED.values(), ids=STOPPED)
 def test_a_planted_error_stops_the_run(chapter, patches):
-    with pytest.raises((ValueError, RuntimeError), match="replicates must differ|test inputs must not be"):
+    with refused():
         judged(chapter, *patches)

@@ -25,6 +25,7 @@ import lazylib.runs.sweeps as module
 from lazylib.book import provenance
 from lazylib.runs import Paused, cluster, files, generator, sweep, time_left
 from lazylib.runs.cell_key import identity
+from lazylib.runs.rng import noted
 
 GRID = {"tau": [0.1, 1.0, 10.0], "seed": [0, 1]}
 
@@ -946,6 +947,33 @@ def test_replicates_share_no_random_numbers(tmp_path, dim, stored):
     found = sweep(same, grid, store=store, common=["data"])
     assert found.x.shape == (2, 2, 2) and not found.attrs
     sweep(same, {"a": [1, 2]}, {dim: 0})  # no replicates
+
+
+def test_what_threads_draw_is_told_apart():
+    """A Dask worker may run cells side by side."""
+    both, found = threading.Barrier(2), {}
+
+    def cell(seed):
+        with noted() as drawn:
+            both.wait(10)
+            generator(seed, "data")
+            both.wait(10)
+        found[seed] = drawn
+
+    threads = [threading.Thread(target=cell, args=[seed]) for seed in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {1: {("data", 1)}, 2: {("data", 2)}}
+
+
+def test_what_an_inner_sweep_draws_counts_for_the_outer_one():
+    def outer(seed):
+        return {"x": sweep(of_zero, {"seed": [0]}, {"a": 1}).x.sum()}
+
+    with pytest.raises(ValueError, match="seed = 0 and seed = 1 both drew 'data' of seed 0"):
+        sweep(outer, {"seed": [0, 1]})
 
 
 def test_seeds_that_overlap_are_found():

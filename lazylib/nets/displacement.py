@@ -134,6 +134,7 @@ class Scaled(nn.Module):
         return self._through_layers(self._known(), x)
 
     def _known(self) -> nn.Module:
+        """The module, if differences go through all its layers."""
         if not self.by_differences:
             raise TypeError(
                 "differences go through Conv2d, Linear, ReLU, MaxPool2d, AvgPool2d, Flatten, Sequential and Residual, "

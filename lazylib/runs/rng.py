@@ -3,11 +3,12 @@
 import contextlib
 import zlib
 from collections.abc import Iterator
+from contextvars import ContextVar
 
 import numpy as np
 import torch
 
-_listening: list[set[tuple[str, int]]] = []
+_drawn: ContextVar[set[tuple[str, int]] | None] = ContextVar("drawn", default=None)  # one a thread
 
 
 def generator(seed: int, stream: str) -> torch.Generator:
@@ -35,7 +36,7 @@ def generator(seed: int, stream: str) -> torch.Generator:
     """
     if seed < 0:
         raise ValueError(f"a seed must be a whole number ≥ 0, got {seed}.")
-    for drawn in _listening:
+    if (drawn := _drawn.get()) is not None:
         drawn.add((stream, int(seed)))
     state = np.random.SeedSequence([seed, zlib.crc32(stream.encode())]).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
@@ -43,9 +44,12 @@ def generator(seed: int, stream: str) -> torch.Generator:
 
 @contextlib.contextmanager
 def noted() -> Iterator[set[tuple[str, int]]]:
-    """The set, filled in the course of the block, of streams that are asked for and their seeds."""
-    _listening.append(set())
+    """The set, filled in the course of the block, of the streams that this thread asks for, and their seeds."""
+    around, drawn = _drawn.get(), set[tuple[str, int]]()
+    token = _drawn.set(drawn)
     try:
-        yield _listening[-1]
+        yield drawn
     finally:
-        _listening.pop()
+        _drawn.reset(token)
+        if around is not None:
+            around |= drawn
