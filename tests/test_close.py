@@ -15,6 +15,7 @@ from tools.close import close
         ("below 7e-04", "below 8e-04"),
         ("1,020 steps", "1,000 steps"),
         ("nothing but words", "nothing but words"),
+        ("q less 2: 0.00 [0.00, 0.00], 3 seeds", "q less 2: below 1e−06, 3 seeds"),  # zero, and the rounding of it
     ],
 )
 def test_close(found, stored):
@@ -34,6 +35,7 @@ def test_close(found, stored):
         ("−0.5", "0.5"),
         ("1.0 and 2.0", "1.0"),
         ("nan", "1.0"),
+        ("0.00 [0.00, 0.02]", "below 1e−06"),
     ],
 )
 def test_not_close(found, stored):

@@ -8,6 +8,7 @@ import re
 
 NUMBER = re.compile(r"[-−]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[-+−]?\d+)?")
 INTERVAL = re.compile(rf"({NUMBER.pattern})(?: \[|, interval )({NUMBER.pattern})(?:, | to )({NUMBER.pattern})")
+ZERO = "0.00 [0.00, 0.00]", "below 1e−06"  # where one processor has exactly zero, another has its rounding
 SHARE = 0.05  # of the number, or of the largest of an estimate and the ends of its interval
 
 
@@ -17,6 +18,7 @@ def close(found: str, stored: str) -> bool:
     Allowed is 5 % of the stored number, of an estimate and its interval together 5 % of the largest of the three, and
     one unit in the last place of a number that has decimals or an exponent. Whole numbers below 20 are thus equal.
     """
+    found, stored = found.replace(*ZERO), stored.replace(*ZERO)
     if NUMBER.sub("#", found) != NUMBER.sub("#", stored):
         return False
     sizes = {}  # position of a number that belongs to an estimate → the largest of its three
