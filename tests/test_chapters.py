@@ -221,3 +221,12 @@ def test_nbval_notices_a_wrong_output(tmp_path):
     found = dict(re.findall(r"^(\w+)::ipynb::Cell 0 (PASSED|FAILED)", done.stdout, re.MULTILINE))
     wrong = {"another_number", "another_verdict"}
     assert found == {name: "FAILED" if name in wrong else "PASSED" for name in compared}, done.stdout
+
+
+def test_the_slider_of_chapter_3_shows_the_trial_of_its_figures():
+    """Small τ learns and large τ is lazy there as in P1; a problem with one input would show neither."""
+    text = (ROOT / "chapters/03_tau_plateau.ipynb").read_text(encoding="utf-8")
+    found = re.findall(r"test loss is ([\d.e-]+) of the null risk, the tangent model&#x27;s ([\d.e-]+)\.", text)
+    network, tangent = zip(*(map(float, pair) for pair in found), strict=True)
+    assert len(found) == 11 and len(set(tangent)) == 1
+    assert network[0] < 0.05 < 0.9 < network[-1] / tangent[-1] < 1.1

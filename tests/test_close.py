@@ -14,6 +14,8 @@ from tools.close import close
         ("changes by 0.2 %", "changes by 0.1 %"),  # one unit in the last place
         ("below 7e-04", "below 8e-04"),
         ("1,020 steps", "1,000 steps"),
+        ("5.7 [4.6, 7.4]", "6.5 [4.6, 7.4]"),  # not told apart by their intervals
+        ("−0.002 [−0.061, 0.057], 4 seeds", "−0.003 [−0.039, 0.032], 4 seeds"),
         ("nothing but words", "nothing but words"),
         ("q less 2: 0.00 [0.00, 0.00], 3 seeds", "q less 2: below 1e−06, 3 seeds"),  # zero, and the rounding of it
     ],
@@ -27,8 +29,8 @@ def test_close(found, stored):
     [
         ("W1 does not hold: 5.7", "W1 holds: 5.7"),
         ("3 seeds", "4 seeds"),  # a count is exact
-        ("5.7 [4.6, 7.4]", "6.5 [4.6, 7.4]"),
-        ("5.7 [3.9, 7.4]", "5.7 [4.6, 7.4]"),
+        ("5.7 [4.6, 7.4]", "7.4 [6.3, 9.1]"),
+        ("5.7 [1.2, 7.4]", "5.7 [4.6, 7.4]"),
         ("changes by 0.4 %", "changes by 0.1 %"),
         ("3e-04", "8e-04"),
         ("error 11.0 %", "error 12.0 %"),

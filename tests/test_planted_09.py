@@ -33,19 +33,29 @@ PLANTED = {  # what is wrong → code to replace, sweeps to run again, limbs tha
             "/ parts.jacobian_norm"
         },
         GAPS,
-        {"B1.start"},
+        {"B1.any"},
+    ),
+    "a quarter of the horizon in the bound": (
+        {"data.K**2 * data.kappa": "(data.K / 4) ** 2 * data.kappa"},
+        [],
+        {"B1.any", "B1.start"},
+    ),
+    "κ of a tenth of the residual": (
+        {'"kappa": residual * parts': '"kappa": 0.1 * residual * parts'},
+        GAPS,
+        {"B1.any", "B1.start"},
     ),
     "a sum over the inputs for their mean": (
         {"norm(h - h_bar).numpy()": "(h - h_bar).norm(dim=-1).numpy()"},
         GAPS,
-        {"B1.square", "B1.start", "B3.formula"},
+        {"B1.square", "B1.any", "B3.formula"},
     ),
     "outputs added, not subtracted": (
         {"h - h_bar": "h + h_bar"},
         GAPS,
-        {"B1.square", "B1.linear", "B1.start", "B2.outputs", "B2.symmetrized", "B3.early", "B3.formula"},
+        {"B1.square", "B1.linear", "B1.any", "B1.start", "B2.outputs", "B2.symmetrized", "B3.early", "B3.formula"},
     ),
-    "null: weights of almost nothing at the start": ({'"tau": p.taus': '"tau": [0.005]'}, ["wide"], {"B1.start"}),
+    "null: weights of almost nothing at the start": ({'"tau": p.taus': '"tau": [0.005]'}, ["wide"], {"B1.any"}),
     "null: the tangent model of another start": (
         {"tangent_path(net, w0, x, goals, T)": "tangent_path(net, started(net, seed + 100, tau), x, goals, T)"},
         GAPS,
