@@ -31,7 +31,7 @@ PLANTED = {  # what is wrong → lines replaced, what tells it, parameters
     ),
     "horizon a hundred times too short": (
         SHORT,
-        {"T1.fitted", "T2.stops", "T2.early", "T3.settled", "T4.own"},
+        {"T1.fitted", "T2.stops", "T2.early", "T3.settled"},
         {},
     ),
     "the symmetrization is broken": (UNBALANCED | NO_CONTROL, {"T1.near", "T2.symmetrized", "T4.equal"}, {}),
