@@ -365,51 +365,62 @@ class Tab:
         self.tab.evaluate("() => window.MathJax.startup.promise")
 
 
+_linked = dict[str, tuple[bool, str]]()  # address of a file → whether it is there, and its text
+
+
+def there(tab, file: str) -> tuple[bool, str]:
+    """Most pages link to the same files: each is loaded once."""
+    if file not in _linked:
+        answer = tab.request.get(file)
+        _linked[file] = answer.ok, answer.text() if "text/html" in answer.headers.get("content-type", "") else ""
+    return _linked[file]
+
+
 @pytest.fixture
 def visit(browser, address):
     return functools.partial(Tab, browser, address)
 
 
-@pytest.mark.parametrize("page", pages())
-def test_a_page_shows_in_a_browser(visit, page):
-    """Title, pictures, mathematics, links; no error in the console, nothing from a foreign address; at most 1.5 MB."""
-    with visit(page) as seen:
-        tab = seen.tab
-        assert tab.locator("article h1").count() == 1
-        pictures = tab.locator("article img").evaluate_all(
-            "all => all.map(i => [i.src.slice(0, 200), i.complete && i.naturalWidth > 0, i.alt])"
-        )
-        assert all(loaded and alt for _, loaded, alt in pictures), pictures
-        if tab.locator("article .math").count():
-            seen.typeset()
-            left = tab.locator("article .math").evaluate_all(
-                "all => all.filter(m => !m.querySelector('mjx-container') || m.querySelector('mjx-merror'))"
-                ".map(m => m.textContent)"
-            )
-            assert not left, f"not typeset: {left}"
-        ids = set(tab.locator("[id]").evaluate_all("all => all.map(e => e.id)"))
-        here = tab.url.split("#")[0]
-        for link in sorted(set(tab.locator("a:not(.lab a)").evaluate_all("all => all.map(a => a.href)"))):
-            file, _, anchor = link.partition("#")
-            if file == here:
-                assert not anchor or unquote(anchor) in ids, f"{page} links to its own #{anchor}, which does not exist"
-            elif link.startswith(seen.address):
-                answer = tab.request.get(file)
-                assert answer.ok, f"{page} links to {file}, which does not exist"
-                if anchor:
-                    wanted = f'id="{unquote(anchor)}"'
-                    assert wanted in answer.text(), f"{page} links to {link}, where there is no such place"
-        assert not seen.faults, seen.faults
-        assert weight(seen) <= 1.5, f"{page} weighs {weight(seen):.2f} MB"
-
-
-@pytest.mark.parametrize("page", pages())
-def test_a_page_fits_a_phone(visit, page):
-    with visit(page, width=390) as seen:
+@pytest.fixture(scope="module", params=pages())
+def opened(request, browser, address):
+    """A page in a tab, with its mathematics typeset, which takes most of the time: for all tests of the page."""
+    with Tab(browser, address, request.param) as seen:
         if seen.tab.locator("article .math").count():
             seen.typeset()
-        wide = seen.tab.evaluate("() => document.scrollingElement.scrollWidth")
-        assert wide <= 390, f"{page} is {wide} px wide"
+        yield seen
+
+
+def test_a_page_shows_in_a_browser(opened):
+    """Title, pictures, mathematics, links; no error in the console, nothing from a foreign address; at most 1.5 MB."""
+    tab = opened.tab
+    assert tab.locator("article h1").count() == 1
+    pictures = tab.locator("article img").evaluate_all(
+        "all => all.map(i => [i.src.slice(0, 200), i.complete && i.naturalWidth > 0, i.alt])"
+    )
+    assert all(loaded and alt for _, loaded, alt in pictures), pictures
+    left = tab.locator("article .math").evaluate_all(
+        "all => all.filter(m => !m.querySelector('mjx-container') || m.querySelector('mjx-merror'))"
+        ".map(m => m.textContent)"
+    )
+    assert not left, f"not typeset: {left}"
+    ids = set(tab.locator("[id]").evaluate_all("all => all.map(e => e.id)"))
+    here = tab.url.split("#")[0]
+    for link in sorted(set(tab.locator("a:not(.lab a)").evaluate_all("all => all.map(a => a.href)"))):
+        file, _, anchor = link.partition("#")
+        if file == here:
+            assert not anchor or unquote(anchor) in ids, f"a link to the page's own #{anchor}, which does not exist"
+        elif link.startswith(opened.address):
+            found, text = there(tab, file)
+            assert found, f"a link to {file}, which does not exist"
+            assert not anchor or f'id="{unquote(anchor)}"' in text, f"a link to {link}, where there is no such place"
+    assert not opened.faults, opened.faults
+    assert weight(opened) <= 1.5, f"it weighs {weight(opened):.2f} MB"
+
+
+def test_a_page_fits_a_phone(opened):
+    opened.tab.set_viewport_size({"width": 390, "height": 900})
+    wide = opened.tab.evaluate("() => document.scrollingElement.scrollWidth")
+    assert wide <= 390, f"it is {wide} px wide"
 
 
 def has_slider(path: Path) -> bool:

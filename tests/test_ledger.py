@@ -341,6 +341,13 @@ def test_a_record_is_weighed_by_the_rules_as_they_stand_now(book):
     assert row["verdict"] == row["live"]["verdict"] == "does not hold" and row["live"]["first"] == "holds"
     assert row["live"]["limbs"]["slope"]["answer"] == "no"
     assert "as first judged: holds" in ledger_page.html([row])
+    more = '[claim.limbs.also]\nsays = "and also"\nwithin = [0, inf]\nbeyond = true\n\n[claim.limbs.more]'
+    path.write_text(MADE.replace("[claim.limbs.more]", more))
+    row = ledger.table()[0]  # one limb more, on which no verdict depends
+    assert row["verdict"] == row["live"]["verdict"] == row["live"]["first"] and "also" not in row["live"]["limbs"]
+    assert "and also" in ledger_page.html([row])
+    path.write_text(MADE.replace("[claim.limbs.more]", more.replace("beyond = true\n", "")))
+    assert ledger.table()[0]["verdict"] == "judged by earlier rules"
     path.write_text(MADE.replace("[claim.limbs.ends]", "[claim.limbs.other]"))
     row = ledger.table()[0]  # other limbs: what was measured cannot be weighed
     assert row["verdict"] == row["live"]["verdict"] == "judged by earlier rules"

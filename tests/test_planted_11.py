@@ -168,7 +168,18 @@ PLANTED = {  # what is wrong → code to replace, sweeps to run again, limbs tha
     ),
     "before t1 and after it swapped": ({"t < 0.1 * t1": "t > 0.1 * t1"}, None, {"G6.linear"}),
     "to ten times t1": ({"t < 0.1 * t1": "t < 10 * t1"}, None, {"G6.linear"}),
-    "f and t without their logarithms": ({"(np.log(x).where(": "(x.where("}, None, {"G6.linear"}),
+    "f and t without their logarithms": ({"(np.log(x).where(t": "(x.where(t"}, None, {"G6.linear"}),
+    "half of the loss at a tenth of its time": ({"half_time(one)):": "0.1 * half_time(one)):"}, None, {"G6.up_to"}),
+    "a ten-thousandth of the loss for half of it": (
+        {"t1, half_time(one)):": 't1, stats.crossing(one.t, -one.loss, -0.9999, dim="step")):'},
+        None,
+        {"G6.up_to"},
+    ),
+    "null: half of the loss in the lazy regime": (
+        {"one, over_line = widths.isel(alpha_hat=0)": "one, over_line = widths.isel(alpha_hat=-1)"},
+        None,
+        {"G6.up_to"},
+    ),
     "speeds of all units summed": (
         {"found = preactivation_speed(": "found = h**0.5 * preactivation_speed("},
         None,

@@ -329,7 +329,10 @@ def _read(path: Path, label: str, id: str) -> dict | None:
 
 
 def _weigh_again(record: dict) -> str:
-    """Give the record the verdict of the present rules, in place; what is wrong with its measures, or nothing."""
+    """Give the record the verdict of the present rules, in place; what is wrong with its measures, or nothing.
+
+    It may lack limbs beyond the claim, on which no verdict depends: they were added later.
+    """
     record["first"] = record["verdict"]
     try:
         for limb in record["limbs"].values():
@@ -338,16 +341,19 @@ def _weigh_again(record: dict) -> str:
         return "has a measure that is none"
     if not record["limbs"]:
         return ""
-    if record["limbs"].keys() != claim(record["id"])["limbs"].keys():
+    rules, limbs = claim(record["id"])["limbs"], record["limbs"]
+    missing = rules.keys() - limbs.keys()
+    if limbs.keys() - rules.keys() or not all(rules[name].get("beyond") for name in missing):
         record["verdict"] = EARLIER
         return ""
+    measures = dict.fromkeys(missing) | {name: limb["cases"] for name, limb in limbs.items()}
     try:
-        judgement = weigh(record["id"], {n: limb["cases"] for n, limb in record["limbs"].items()}, record["parameters"])
+        judgement = weigh(record["id"], measures, record["parameters"])
     except (TypeError, ValueError):
         return "has a measure that its rule cannot judge"
     record["verdict"] = judgement.verdict
-    for name, found in judgement.limbs.items():
-        record["limbs"][name]["answer"] = found.answer
+    for name, limb in limbs.items():
+        limb["answer"] = judgement.limbs[name].answer
     return ""
 
 
