@@ -422,9 +422,9 @@ def test_table_has_every_claim_and_prefers_the_larger_scale(root):
 
 
 def test_verdict_line_says_where_a_larger_run_found_otherwise(root):
-    ledger.start("cpu", {"n": 10})
+    ledger.start("cpu", {"n": 2000})
     judge("A1", False)
-    judge("A2")  # not tested at this scale
+    ledger.untested("A2", "no images here")
     judge("A3")
     assert "larger" not in ledger.verdict_line("A1", "A2", "A3")
     ledger.start("laptop", {"n": 1000})
@@ -434,13 +434,27 @@ def test_verdict_line_says_where_a_larger_run_found_otherwise(root):
     assert line.endswith("[ledger](ledger.ipynb)). In a larger run (cpu): **A1** ✗ does not hold")
 
 
+def test_a_stored_run_that_is_not_larger_decides_nothing(root):
+    for label, n in ("laptop", 1000), ("cpu", 1000):
+        ledger.start(label, {"n": n})
+        judge("A1", label == "laptop")
+        judge("A3", label == "laptop")  # whose scale names nothing
+    rows = {row["id"]: row for row in ledger.table()}
+    assert rows["A1"]["verdict"] == "holds" and rows["A1"]["larger"] is None
+    assert rows["A3"]["verdict"] == "does not hold" and rows["A3"]["larger"]
+    ledger.start("laptop", {"n": 1000})
+    judge("A1")
+    assert "larger" not in ledger.verdict_line("A1")
+    assert "does not hold" in ledger.verdict_line("A1", "A3")
+
+
 def test_the_largest_run_that_decided_a_claim_gives_the_verdict(root):
     for scale, chosen in {
         "laptop": {"A1": True, "A2": True},
         "cpu": {"A2": False, "A3": True},
         "paper": {"A1": False},
     }.items():
-        ledger.start(scale, {"n": 10 if scale == "cpu" else 1000})
+        ledger.start(scale, {"n": {"laptop": 1000, "cpu": 10, "paper": 5000}[scale]})
         for id, good in chosen.items():
             judge(id, good)
     rows = {row["id"]: row for row in ledger.table()}

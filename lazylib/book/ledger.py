@@ -183,7 +183,7 @@ def verdict_line(*ids: str) -> str:
     """
     verdicts = {id: _judged.get(claim(id)["id"], NOT_RUN) for id in ids}
     text = f"{_badges(verdicts)} (preset: {_run['label']}; [ledger](ledger.ipynb))"
-    kept = {id: record for id in ids if (record := larger(id))}
+    kept = {id: record for id in ids if (record := larger(id, _run["parameters"]))}
     others = {id: r["verdict"] for id, r in kept.items() if _decided(r) and r["verdict"] != verdicts[id]}
     if not others or _run["label"] in LARGER:
         return text
@@ -198,14 +198,22 @@ def _decided(record: dict) -> bool:
     return record["verdict"] not in ("not tested at this scale", EARLIER)
 
 
-def larger(id: str) -> dict | None:
+def larger(id: str, parameters: Mapping[str, Any] | None = None) -> dict | None:
     """The committed record of a claim's largest run, or None.
+
+    parameters: of another run, than which it must be larger in something that the claim's `scale` names, if it names any.
 
     Raises:
         ValueError: in one sentence, if one is not as it was written: a page without it would be wrong.
     """
     found = [_read(repository() / RECORDS / _path(label, id), label, id) for label in LARGER]
-    return next(filter(None, found), None)
+    return next((record for record in found if record and _exceeds(id, record["parameters"], parameters or {})), None)
+
+
+def _exceeds(id: str, own: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether a run is larger than another in something of the claim's `scale`; if they share nothing of it, it is."""
+    names = claim(id).get("scale", {}).keys() & own.keys() & other.keys()
+    return not names or any(np.max(own[name]) > np.max(other[name]) for name in names)
 
 
 def _live(label: str, id: str) -> dict | None:
@@ -222,7 +230,7 @@ def table(label: str = "laptop") -> list[dict[str, Any]]:
 
     Keys: those of claims.toml (id, work, place, statement, reference, chapter, limbs, …), title (of the chapter), link
     (the chapter's file stem if its notebook exists, else None), live, paper and larger (records, or None; larger
-    is paper, or else the largest that there is) and verdict: of the larger run, or of the live one
+    is paper, or else the largest that is larger than the live one) and verdict: of the larger run, or of the live one
     where that decided nothing; else "not run yet".
 
     A record has the verdict that the present rules give to its measures, and as `first` the one it was stored with.
@@ -236,7 +244,8 @@ def table(label: str = "laptop") -> list[dict[str, Any]]:
     rows = []
     for row in claims().values():
         stem = row["chapter"]
-        live, most = _live(label, row["id"]), larger(row["id"])
+        live = _live(label, row["id"])
+        most = larger(row["id"], live["parameters"] if live and label not in LARGER else None)
         found = [record for record in (most, live) if record]
         rows.append(
             {
