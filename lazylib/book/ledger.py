@@ -201,7 +201,7 @@ def _decided(record: dict) -> bool:
 def larger(id: str, parameters: Mapping[str, Any] | None = None) -> dict | None:
     """The committed record of a claim's largest run, or None.
 
-    parameters: of another run, than which it must be larger in something that the claim's `scale` names, if it names any.
+    parameters: of another run; it must be larger than that in something that the claim's `scale` names, if any.
 
     Raises:
         ValueError: in one sentence, if one is not as it was written: a page without it would be wrong.
