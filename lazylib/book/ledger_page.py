@@ -29,7 +29,7 @@ STYLE = """<style>
 .ledger th, .ledger td { overflow-wrap: anywhere; padding: 0.15em 1em 0.15em 0; text-align: left; vertical-align: top; }
 .ledger tbody { border-top: 1px solid #8888; }
 .ledger tbody th { font-weight: normal; padding-top: 0.6em; }
-.ledger-runs td { padding-bottom: 0.8em; }
+.ledger-rules td { padding-bottom: 0.8em; }
 .ledger-verdict { color: #1a1a1a; border-radius: 0.4em; padding: 0.1em 0.5em; white-space: nowrap; }
 </style>"""
 # Shows the claims of the chosen work and verdict; a table of which none is left goes too.
@@ -98,7 +98,7 @@ def _chapter(rows: list[dict]) -> str:
 
 
 def _claim(row: dict) -> str:
-    """The claim with its verdict, a line for each limb, and in which runs they were measured."""
+    """The claim with its verdict, a line for each limb, the runs that measured them, and what changed in its rules."""
     source = ", ".join(filter(None, [row["work"], row["place"]]))
     name = f"<b>{row['id']}</b>"
     if row["link"]:
@@ -114,7 +114,8 @@ def _claim(row: dict) -> str:
     planted = row.get("planted", 0)
     history += f" Planted errors that it finds: {planted}; on each line, those that the limb finds." if planted else ""
     live, larger = (_run(row[name], row) for name in ("live", "larger"))
-    lines.append(_line(f"<small>{history}</small>", live, larger, "ledger-runs"))
+    lines.append(_line("<small>measured in</small>", live, larger, "ledger-runs"))
+    lines.append(f'<tr class="ledger-rules"><td colspan="3"><small>{history}</small></td></tr>')
     data = f'data-work="{_html.escape(" ".join(_works(row)))}" data-verdict="{row["verdict"]}"'
     return f"<tbody {data}>{''.join(lines)}</tbody>"
 
