@@ -11,6 +11,7 @@ import subprocess
 import sys
 import warnings
 from collections import Counter
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from lazylib.runs import cluster, files
 
 IDS = (
     "K1 K2 K3 K4 T1 T2 T3 T4 P1 P2 P3 P4 P5 S1 S2 A1 L1 L2 L3 C1 C2 C3 C4 W1 B1 B2 B3 B4 "
-    "G1 G2 G3 G4 G5 G6 G7 G8 G9 G10 G11 G12 G13 G14"
+    "G1 G2 G3 G4 G5 G6 G7 G8 G9 G10 G11 G12 G13 G14 G16"
 ).split()
 MADE = """\
 [chapters]
@@ -121,7 +122,7 @@ def rules():
 def test_claims_file_is_complete():
     found = {claim["id"]: claim for claim in rules()["claim"]}
     assert sorted(found) == sorted(IDS) and len(rules()["claim"]) == len(IDS)
-    known = {"id", "work", "place", "statement", "reference", "chapter"}
+    known = {"id", "work", "place", "statement", "reference", "source", "deviation", "chapter"}
     known |= {"since", "changed", "planted", "unit", "scale", "least", "limbs"}
     for id, claim in found.items():
         assert claim.keys() <= known, id
@@ -617,6 +618,19 @@ def test_html_says_it_in_words_and_links_existing_chapters_only(book):
     assert "– not run yet" in html[html.index('id="claim-A2"') :]
     none = re.findall(r'<td data-label="([^"]*)" class="ledger-none">–</td>', html)
     assert set(none) == {"Live here", "Larger run"} and html.count("ledger-none") == html.count(">–</td>") == len(none)
+
+
+def test_every_claim_says_its_source_and_how_its_run_deviates(monkeypatch):
+    monkeypatch.undo()  # the book's own claims
+    rows = ledger.table()
+    page = unescape(ledger_page.html(rows))
+    assert {row["id"] for row in rows} == set(IDS)
+    for row in rows:
+        assert row["source"] and not row["source"].endswith("."), row["id"]
+        assert row["deviation"].endswith(".") and len(row["deviation"]) <= 160, row["id"]
+        place = f"{row['work']}, {row['place']}" if row["place"] else row["work"]
+        assert f" {row['statement']} <i>({place}; {row['source']})</i>" in page, row["id"]
+        assert f"Deviates from the work: {row['deviation']} Rules of {row['since']}." in page, row["id"]
 
 
 def test_the_code_state_follows_the_sources(tmp_path):

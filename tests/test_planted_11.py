@@ -14,7 +14,7 @@ PARAMETERS = {
     "alpha_hats": [1e-3, 3e-3, 1e-2, 1e2, 1e3],  # three for the feature regime: one slope is always straight
     "cases": ["fully connected, digits"],  # where the initial kernel does worse than the network
 }
-CLAIMS = ("G4", "G5", "G6", "G7", "G9")
+CLAIMS = ("G4", "G5", "G6", "G7", "G9", "G16")
 HOLDS = ("holds", "holds at smaller scale", "right direction, other size")
 OPEN = {name: ("undecided",) for name in ("G5", "G6")}  # five seeds decide little about exponents in h
 OPEN["G4"] = ("does not hold",)  # at fixed √h·α the lazy kernel change falls with h
@@ -38,7 +38,17 @@ PLANTED = {  # what is wrong → code to replace, sweeps to run again, limbs tha
     "the root of α": (
         {ALPHA: "alpha_hats, device=p.device).sqrt() / h**0.25"},
         "depths",
-        {"G4.lazy", "G4.feature", "G5.kernel", "G5.weights", "G5.lazy", "G5.inner?", "G5.all?", "G6.feature"},
+        {
+            "G4.lazy",
+            "G4.feature",
+            "G5.kernel",
+            "G5.weights",
+            "G5.lazy",
+            "G5.inner?",
+            "G5.all?",
+            "G6.feature",
+            "G16.inner?",
+        },
     ),
     "the change relative to the final kernel": (
         {CHANGE: "kernel_change(net, w0 + u, w0.expand_as(u), x_test)"},
@@ -48,7 +58,7 @@ PLANTED = {  # what is wrong → code to replace, sweeps to run again, limbs tha
     "a run did not reach its margin": (
         {"DataArray(flow.reached,": "DataArray(flow.reached & (L != 3),"},
         "depths",
-        {"G4", "G5", "G6"},
+        {"G4", "G5", "G6", "G16"},
     ),
     "depths mixed up": (
         {NETWORK: "FullyConnected(x.shape[1], h, 7 - L, activation)"},
@@ -58,7 +68,7 @@ PLANTED = {  # what is wrong → code to replace, sweeps to run again, limbs tha
     "α divided by h": (
         {ALPHA: "alpha_hats, device=p.device) / h * math.sqrt(p.h)"},
         "depths",
-        {"G4.width", "G5.inner", "G5.all"},
+        {"G4.width", "G5.inner", "G5.all", "G16.inner?"},
     ),
     "the smallest √h·α for the largest": (
         {"lazy, h = p.width_alpha_hats[-1]": "lazy, h = p.width_alpha_hats[0]"},
@@ -71,7 +81,7 @@ PLANTED = {  # what is wrong → code to replace, sweeps to run again, limbs tha
             "relative_displacement(w0[:, inner], u[:, inner])": "relative_displacement(w0[:, inner], (w0 + u)[:, inner])",
         },
         "depths",
-        {"G5.all", "G5.inner", "G5.lazy", "G5.weights"},
+        {"G5.all", "G5.inner", "G5.lazy", "G5.weights", "G16.inner"},
     ),
     "squares of the norms": (
         {
@@ -80,7 +90,7 @@ PLANTED = {  # what is wrong → code to replace, sweeps to run again, limbs tha
             "u[:, inner])": "u[:, inner]).square()",
         },
         "both",
-        {"G4.lazy", "G5.kernel", "G5.weights", "G5.lazy", "G5.inner", "G9.relu", "G9.softplus", "G9.end"},
+        {"G4.lazy", "G5.kernel", "G5.weights", "G5.lazy", "G5.inner", "G9.relu", "G9.softplus", "G9.end", "G16.inner"},
     ),
     "null: α does nothing": (
         {ALPHA: "alpha_hats, device=p.device) ** 0 / 100 / math.sqrt(h)"},
@@ -95,7 +105,7 @@ PLANTED = {  # what is wrong → code to replace, sweeps to run again, limbs tha
             CHANGE: "kernel_change(net, w0.double(), (w0 + u).double(), x_test.double())",
         },
         "depths",
-        {"G4.feature", "G5.kernel", "G5.weights"},
+        {"G4.feature", "G5.kernel", "G5.weights", "G16.inner"},
     ),
     "null: as far in another direction": (
         {CHANGE: "kernel_change(net, w0, w0 + u.flip(1), x_test)"},
@@ -196,7 +206,7 @@ PLANTED = {  # what is wrong → code to replace, sweeps to run again, limbs tha
             "images(init % p.trials), FullyConnected(d, h, 3)": "images(init % p.trials), FullyConnected(d, p.h, 3)",
         },
         "depths",
-        {"G4.width", "G5.inner", "G5.all", "G6.size", "G6.rate"},
+        {"G4.width", "G5.inner", "G5.all", "G6.size", "G6.rate", "G16.inner"},
     ),
     # --- frozen kernels: G7 ---
     "the final kernel is the initial one": (

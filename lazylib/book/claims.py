@@ -6,6 +6,8 @@ fail alone; its rule is data, fixed (``since``) before the run that it judges::
     [[claim]]
     id = "G4"
     statement = "…"
+    source = "slopes of the figure"  # text, theorem, table, figure or code that the claim is taken from
+    deviation = "…"                  # how the larger run and the live one differ from what the work did
     chapter = "11_kernel_evolution"
     since = "2026-11-25"             # when its rules were fixed; `changed` says what was changed later, and why
     planted = 9                      # errors planted in the chapter that it finds, tests/test_planted_11.py

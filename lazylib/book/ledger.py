@@ -228,10 +228,10 @@ def _live(label: str, id: str) -> dict | None:
 def table(label: str = "laptop") -> list[dict[str, Any]]:
     """One row per claim, in the order of claims.toml.
 
-    Keys: those of claims.toml (id, work, place, statement, reference, chapter, limbs, …), title (of the chapter), link
-    (the chapter's file stem if its notebook exists, else None), live, paper and larger (records, or None; larger
-    is paper, or else the largest that is larger than the live one) and verdict: of the larger run, or of the live one
-    where that decided nothing; else "not run yet".
+    Keys: those of claims.toml (id, work, place, statement, reference, source, deviation, chapter, limbs, …), title (of
+    the chapter), link (the chapter's file stem if its notebook exists, else None), live, paper and larger (records, or
+    None; larger is paper, or else the largest that is larger than the live one) and verdict: of the larger run, or of
+    the live one where that decided nothing; else "not run yet".
 
     A record has the verdict that the present rules give to its measures, and as `first` the one it was stored with.
 
@@ -251,6 +251,8 @@ def table(label: str = "laptop") -> list[dict[str, Any]]:
             {
                 "place": "",
                 "reference": None,
+                "source": "",
+                "deviation": "",
                 **row,
                 "title": file()["chapters"][stem],
                 "link": stem if (repository() / f"chapters/{stem}.ipynb").exists() else None,

@@ -98,8 +98,8 @@ def _chapter(rows: list[dict]) -> str:
 
 
 def _claim(row: dict) -> str:
-    """The claim with its verdict, a line for each limb, the runs that measured them, and what changed in its rules."""
-    source = ", ".join(filter(None, [row["work"], row["place"]]))
+    """The claim with its verdict, a line for each limb, the runs, how they deviate, and what changed in its rules."""
+    source = "; ".join(filter(None, [", ".join(filter(None, [row["work"], row["place"]])), row["source"]]))
     name = f"<b>{row['id']}</b>"
     if row["link"]:
         name = f'<a href="{_html.escape(row["link"])}.html#claim-{row["id"]}">{name}</a>'
@@ -109,7 +109,8 @@ def _claim(row: dict) -> str:
     )
     lines = [f'<tr id="claim-{row["id"]}"><th colspan="3" scope="row">{claim}</th></tr>']
     lines += [_limb(row, limb, rule) for limb, rule in row["limbs"].items()]
-    history = f"Rules of {row['since']}."
+    history = f"Deviates from the work: {_html.escape(row['deviation'])} " if row["deviation"] else ""
+    history += f"Rules of {row['since']}."
     history += f" Changed {_html.escape(row['changed'])}" if "changed" in row else ""
     planted = row.get("planted", 0)
     history += f" Planted errors that it finds: {planted}; on each line, those that the limb finds." if planted else ""
