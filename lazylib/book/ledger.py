@@ -201,19 +201,22 @@ def _decided(record: dict) -> bool:
 def larger(id: str, parameters: Mapping[str, Any] | None = None) -> dict | None:
     """The committed record of a claim's largest run, or None.
 
-    parameters: of another run; it must be larger than that in something that the claim's `scale` names, if any.
+    parameters: of another run; it must be larger than that in something that the claim's `scale` names, if any, or be
+        of the published setting.
 
     Raises:
         ValueError: in one sentence, if one is not as it was written: a page without it would be wrong.
     """
     found = [_read(repository() / RECORDS / _path(label, id), label, id) for label in LARGER]
-    return next((record for record in found if record and _exceeds(id, record["parameters"], parameters or {})), None)
+    return next((record for record in found if record and _exceeds(record, parameters or {})), None)
 
 
-def _exceeds(id: str, own: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def _exceeds(record: dict, other: Mapping[str, Any]) -> bool:
     """Whether a run is larger than another in something of the claim's `scale`; if they share nothing of it, it is."""
-    names = claim(id).get("scale", {}).keys() & own.keys() & other.keys()
-    return not names or any(np.max(own[name]) > np.max(other[name]) for name in names)
+    own = record["parameters"]
+    names = claim(record["id"]).get("scale", {}).keys() & own.keys() & other.keys()
+    larger_in = [name for name in names if np.max(own[name]) > np.max(other[name])]
+    return record["label"] == "paper" or not names or bool(larger_in)
 
 
 def _live(label: str, id: str) -> dict | None:
