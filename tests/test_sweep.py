@@ -716,6 +716,41 @@ def test_a_cluster_that_is_none_is_named(name, given, error, sentence, log, monk
         sweep(notebook(RUN)["run"], GRID)
 
 
+KILLED = """
+import os, signal, sys, time
+from pathlib import Path
+from lazylib.runs import sweep
+def run(a):
+    with open("begun", "a") as file:
+        file.write(f"{a}\\n")
+    if a == 3:
+        while len(Path("begun").read_text().split()) < 4:
+            time.sleep(0.1)
+        time.sleep(1)  # until the others are done
+        if os.environ["ALWAYS"] or not os.path.exists("marker"):
+            Path("marker").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    return {"x": a**2}
+try:
+    print(sweep(run, {"a": [0, 1, 2, 3]}, store=sys.argv[1] or None, n_jobs=2).x.values.tolist())
+except RuntimeError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(("store", "always"), [("store", ""), ("", "always")])
+def test_cells_that_were_lost_with_a_killed_process_are_computed_by_another(tmp_path, frozen, store, always):
+    """As the system kills where memory is short; the cells that were finished are not computed again."""
+    command, environment = [sys.executable, "-c", KILLED, store], {**frozen, "ALWAYS": always}
+    done = subprocess.run(command, text=True, capture_output=True, cwd=tmp_path, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    killed = "processes of run were killed 4 times and finished no cell in between, perhaps for want of memory: "
+    said = f"{killed}give them more, or set n_jobs lower.\n" if always else "[0, 1, 4, 9]\n"
+    begun = sorted((tmp_path / "begun").read_text().split())
+    assert done.stdout == said and begun[:3] == ["0", "1", "2"]
+    assert begun[3:] == ["3"] * (4 if always else 2)
+
+
 # ---- processes that share a store ----
 
 

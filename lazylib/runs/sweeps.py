@@ -48,6 +48,7 @@ _DAY = 86400.0  # seconds
 REPLICATES = ("seed", "draw")  # dimensions whose values must share no random numbers
 _DRAWN = "drawn"  # attribute of a cell: streams of random numbers and their seeds
 _AGAIN = 1.0  # seconds until cells that other processes were at are asked for again
+_RETRIES = 3  # pools in a row that may break before a cell is finished
 _BEGUN = time.monotonic()
 _got_on: list[bool] = []  # whether this process has begun a cell of a store
 
@@ -114,7 +115,8 @@ def sweep(
         ValueError, TypeError: bad grid or arguments, before anything runs; cells that do not fit together, or that
             are replicates and drew the same random numbers.
         RuntimeError: `run` failed at some point; names the first, after all other cells are finished. Or it cannot be
-            copied to other processes.
+            copied to other processes, or these are killed again and again: cells that were lost with a process are
+            computed by new ones, until four times in a row none was finished.
         Paused: the time that LAZYLIB_MINUTES gives is over; no cell of a store begins after it, but the first that
             this process computes, so that however short its time is it gets on.
 
@@ -151,6 +153,7 @@ def sweep(
     where = "cluster" if scheduler else "process" if n_jobs != 1 else "here"
     task = functools.partial(_cell, run, fixed, None if scheduler else folder, where, _LOADED)
     failures: dict[int, tuple[str, str]] = {}
+    broken = 0  # pools in a row that broke before a cell was finished
     progress = tqdm(total=len(points), initial=len(points) - len(todo), desc=title)
     with progress, _pool(n_jobs, scheduler) as results:
         while todo:
@@ -165,15 +168,22 @@ def sweep(
                         continue
                     elif scheduler and folder:
                         _write(cell, points[i], folder, keys[i])  # a cluster's workers need not share our disk
-                    cells[i] = cell
+                    cells[i], broken = cell, 0
                     progress.update()
             except BrokenProcessPool as error:
-                if "un-serialize" not in str(error):
-                    raise
-                raise RuntimeError(
-                    f"{title} cannot be copied to other processes: what a notebook defines can, except "
-                    "functions with functools.cache; leave the cache out, or set n_jobs to 1."
-                ) from error
+                if "task has failed to un-serialize" in str(error):
+                    raise RuntimeError(
+                        f"{title} cannot be copied to other processes: what a notebook defines can, except "
+                        "functions with functools.cache; leave the cache out, or set n_jobs to 1."
+                    ) from error
+                broken += 1
+                if broken > _RETRIES:
+                    raise RuntimeError(
+                        f"processes of {title} were killed {broken} times and finished no cell in between, perhaps for "
+                        "want of memory: give them more, or set n_jobs lower."
+                    ) from None
+                # joblib makes a new pool; a worker of the old one may have stored a cell and died before it said so.
+                others = [i for i in todo if cells[i] is None and i not in failures]
             todo = sorted(others)
             if todo and time_left() <= 0:
                 break
