@@ -505,11 +505,53 @@ def test_a_changed_module_of_the_readers_gives_no_stale_cell(tmp_path, log, monk
         del sys.modules[name]
 
 
-@pytest.mark.parametrize("look", ["eval('f')(a)", "globals()['f'](a)", "importlib.import_module('m').f(a)"])
-def test_code_that_hides_what_it_uses_is_refused(tmp_path, log, look):
-    run = notebook(f"import importlib\nf = abs\ndef run(a):\n    return {{'x': {look}}}")["run"]
-    with pytest.raises(TypeError, match="must be told from its code, but run calls (eval|globals|import_module)"):
+LOOKS = {  # how run comes by f, and by what
+    "eval('f')(a)": "eval",
+    "globals()['f'](a)": "globals",
+    "importlib.import_module('m').f(a)": "import_module",
+    "importlib.__import__('m').f(a)": "__import__",
+    "getattr(importlib, 'import_module')('m').f(a)": "import_module",
+    "builtins.eval('f')(a)": "builtins.eval",
+    "getattr(builtins, 'eval')('f')(a)": "builtins.eval",
+    "[b := builtins, b.eval('f')(a)][1]": "builtins.eval",
+    "__builtins__['eval']('f')(a)": "__builtins__",
+    "run.__globals__['f'](a)": "__globals__",
+    "sys.modules['m'].f(a)": "sys.modules",
+    "system.modules['m'].f(a)": "sys.modules",
+    "os.sys.modules['m'].f(a)": "sys.modules",
+    "loaded['m'].f(a)": "all modules",
+    "of_text('f')(a)": "eval",
+    "tools['e']('f')(a)": "eval",
+    "(lambda: __import__('sys'))().f": "__import__",
+}
+IMPORTS = {
+    "import sys\n    return {'x': sys.modules['m'].f(a)}": "sys.modules",
+    "import sys as s\n    return {'x': (lambda: s.modules['m'].f(a))()}": "sys.modules",
+    "from sys import path, modules as s\n    return {'x': s['m'].f(a)}": "sys.modules",
+    "from builtins import eval as e\n    return {'x': e('f')(a)}": "builtins.eval",
+    "import builtins as b\n    return {'x': b.eval('f')(a)}": "builtins.eval",
+}
+
+
+@pytest.mark.parametrize(
+    ("then", "what"), [*((f"return {{'x': {look}}}", what) for look, what in LOOKS.items()), *IMPORTS.items()]
+)
+def test_code_that_hides_what_it_uses_is_refused(tmp_path, log, then, what):
+    first = "import builtins, importlib, sys\nimport sys as system\nfrom sys import modules as loaded"
+    run = notebook(f"{first}\nf, of_text, tools = abs, eval, {{'e': eval}}\ndef run(a):\n    {then}\n")["run"]
+    with pytest.raises(TypeError, match=rf"must be told from its code, but \w+ calls {what}\b"):
         sweep(run, {"a": [1]}, store=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "look",
+    ["len(sys.path)", "len(list(net.modules()))", "net.eval()(torch.ones(1)).item()", "builtins.abs(a)", "sys.maxsize",
+     "getattr(sys, 'maxsize')", "sys.maxsize + len(list(net.modules()))", "len(importlib.util.__name__)"],
+)  # fmt: skip
+def test_what_only_looks_like_it_is_not(tmp_path, log, look):
+    first = "import builtins, importlib.util, sys\nnet = torch.nn.Linear(1, 1)"
+    run = notebook(f"{first}\ndef run(a):\n    return {{'x': {look}}}\n")["run"]
+    assert sweep(run, {"a": [1]}, store=tmp_path).x == run(1)["x"]
 
 
 def test_a_tensor_that_is_trained_is_not_one_that_is_not(tmp_path, log):

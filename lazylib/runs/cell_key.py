@@ -3,11 +3,12 @@
 The key of a stored cell (`lazylib.runs.sweep`) is made here. Functions and classes of the reader count by their
 bytecode and by the globals they use, modules of the reader by all that is in them (or by the attributes used, where
 these can be told), all else by its data; installed packages by name, lazylib by its files as a whole. What looks names
-up by their text (`eval`, `import_module`, …) hides what it uses, and is refused.
+up by their text (`eval`, `import_module`, `sys.modules`, …) hides what it uses, and is refused.
 """
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import copyreg
 import dis
@@ -45,7 +46,9 @@ _OF_A_CLASS = (
     "__annotations__ __abstractmethods__ __classcell__ __dataclass_fields__ __dataclass_params__ __dict__ __doc__ "
     "__firstlineno__ __module__ __qualname__ __static_attributes__ __weakref__ _abc_impl".split()
 )
-_HIDING = {"eval", "exec", "globals", "__import__", "import_module"}  # of builtins and importlib
+_HIDING = {"builtins": {"eval", "exec", "globals"}, "sys": {"modules"}}  # module → what looks names up by their text
+_ALWAYS = {"__import__", "import_module", "__builtins__", "__globals__"}  # so does this, and nothing else has its name
+_HIDDEN = (eval, exec, globals, __import__, importlib.import_module, importlib.__import__, sys.modules, vars(builtins))
 
 
 def identity(value: Any, seen: dict, name: str = "run") -> bytes:
@@ -66,6 +69,8 @@ def identity(value: Any, seen: dict, name: str = "run") -> bytes:
 
 def _content(value: Any, name: str) -> Sequence:
     """What a value consists of: functions and classes of the reader by their code, all else by its data."""
+    if any(value is each for each in _HIDDEN):  # whatever it is called here
+        raise _hides(name, getattr(value, "__name__", "all modules or builtins"))
     if type(value) in (list, tuple):
         return value
     if type(value) in (dict, types.MappingProxyType):
@@ -123,18 +128,27 @@ def _globals_used(function: types.FunctionType) -> dict[str, Any]:
     codes = [function.__code__]
     for code in codes:  # grows while we read it
         codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+    known = {"sys": "sys", "builtins": "builtins"}  # name → the module of _HIDING that it stands for
+    for key, value in function.__globals__.items():
+        if isinstance(value, types.ModuleType) and value.__name__ in _HIDING:
+            known[key] = value.__name__
+    words = {each for code in codes for each in (*code.co_names, *code.co_consts) if type(each) is str}
+    for code in codes:
         steps = [step for step in dis.get_instructions(code) if step.opname != "EXTENDED_ARG"]
         for k, (step, then) in enumerate(zip(steps, steps[1:], strict=False)):
-            name = step.argval
+            name, reached = step.argval, {then.argval} if then.opname in ("LOAD_ATTR", "LOAD_METHOD") else words
             if step.opname == "IMPORT_NAME":  # after the loads of its level and of the names from it
                 used |= _imported(name, steps[k - 1].argval, steps[k - 2].argval, function.__globals__)
-                continue
+                reached = set(steps[k - 1].argval or ())
+                if name in _HIDING and not reached:
+                    known[_names(then)[0]] = name
             loads = "GLOBAL" in step.opname or step.opname == "LOAD_NAME"
-            if name in _HIDING and (name == "import_module" or (loads and name not in function.__globals__)):
-                raise TypeError(
-                    f"what run uses must be told from its code, but {function.__qualname__} calls {name}: "
-                    "use names and plain imports, or sweep without store"
-                )
+            if name in _ALWAYS or (name in _HIDING["builtins"] and loads and name not in function.__globals__):
+                raise _hides(function.__qualname__, name)
+            if step.opname == "IMPORT_NAME" or ("LOAD" in step.opname and step.opname != "LOAD_CONST"):
+                module = known.get(_names(step)[-1], "")
+                if hidden := _HIDING.get(module, set()) & reached:  # of one that is passed on, what is spoken of
+                    raise _hides(function.__qualname__, f"{module}.{min(hidden)}")
             if not loads or name not in function.__globals__:
                 continue
             value = function.__globals__[name]
@@ -145,6 +159,18 @@ def _globals_used(function: types.FunctionType) -> dict[str, Any]:
             else:
                 used[name] = value
     return used
+
+
+def _names(step: dis.Instruction) -> tuple[Any, ...]:
+    """What a step stores or loads, in that order: Python 3.13 makes one step of two."""
+    return step.argval if type(step.argval) is tuple else (step.argval,)
+
+
+def _hides(who: str, what: str) -> TypeError:
+    return TypeError(
+        f"what run uses must be told from its code, but {who} calls {what}: "
+        "use names and plain imports, or sweep without store"
+    )
 
 
 def _imported(name: str, names: tuple[str, ...] | None, level: int, namespace: dict) -> dict[str, Any]:
