@@ -86,6 +86,7 @@ def test_what_was_not_changed_is_reproduced_and_the_bundle_is_whole(book, run):
     ).exists()
     is_a_crate(book / "bundle")
     is_for_a_codechecker(book / "bundle")
+    is_for_zenodo(book / "bundle", f"{last}.")
 
 
 def digest(path):
@@ -132,6 +133,14 @@ def is_for_a_codechecker(folder):
     assert {"report.md", "verify.json"} < set(names) and all((folder / name).is_file() for name in names)
     assert all(each["comment"] for each in given["manifest"]) and given["summary"].startswith("Reproduced: 4")
     assert not given.keys() & {"codechecker", "report", "certificate"}
+
+
+def is_for_zenodo(folder, summary):
+    """What the citation says, but that this is the data of a run; the crate names it."""
+    given = json.loads((folder / ".zenodo.json").read_text(encoding="utf-8"))
+    own = {"upload_type": "dataset", "title": f"{crate.citation()['title']}: run again", "description": summary}
+    assert given == {**crate.zenodo(crate.citation()), **own}
+    assert ".zenodo.json" in (folder / "ro-crate-metadata.json").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

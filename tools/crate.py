@@ -117,9 +117,14 @@ def zenodo(work: dict) -> dict:
     }
 
 
+def write_zenodo(folder: Path, own: Mapping[str, str]) -> None:
+    """Write .zenodo.json of `folder`; own: what it says that the book's does not."""
+    text = json.dumps({**zenodo(citation()), **own}, indent=2, ensure_ascii=False) + "\n"
+    (folder / ".zenodo.json").write_text(text, encoding="utf-8")
+
+
 def main() -> int:
-    text = json.dumps(zenodo(citation()), indent=2, ensure_ascii=False) + "\n"
-    (ROOT / ".zenodo.json").write_text(text, encoding="utf-8")
+    write_zenodo(ROOT, {})
     return 0
 
 

@@ -6,8 +6,8 @@ The reference is what the committed notebooks show: the lines of `ledger.judge`.
 run. A claim is reproduced if verdict and answers are equal and its numbers are as close as two kinds of processor give
 them (tools/close.py). The status is 0 if every claim that was asked for is, else 1; the last line says what differs.
 
-DIR gets report.md and verify.json, the executed notebooks, the records, ro-crate-metadata.json, and a codecheck.yml in
-which a codechecker has still to put name, report and certificate: nobody has given any.
+DIR gets report.md and verify.json, the executed notebooks, the records, ro-crate-metadata.json, .zenodo.json, and a
+codecheck.yml in which a codechecker has still to put name, report and certificate: nobody has given any.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from lazylib.book import ledger
 from lazylib.book.claims import ANSWERS, VERDICTS, claims
 from lazylib.book.provenance import provenance
 from tools.close import close
-from tools.crate import citation, codecheck, crate, sha256
+from tools.crate import citation, codecheck, crate, sha256, write_zenodo
 from tools.execute import CODE, choose, cost_of, execute_changed, interrupted
 from tools.pages import ROOT, chapters, notebooks
 
@@ -211,16 +211,18 @@ def verify(chosen: list[Path], into: Path, root: Path) -> dict[str, Any]:
 
 
 def bundle(into: Path, result: Mapping[str, Any]) -> None:
-    """codecheck.yml and the RO-Crate of a folder that holds a result."""
+    """codecheck.yml, .zenodo.json and the RO-Crate of a folder that holds a result."""
     work, summary = citation(), f"{result['outcome']}."
+    title = f"{work['title']}: run again"
     files = sorted(path for path in into.rglob("*") if {path.name, path.suffix} & COMMENTS.keys())
     comments = {path.relative_to(into).as_posix(): COMMENTS.get(path.name) or COMMENTS[path.suffix] for path in files}
     codecheck(into, summary, result["ended"], comments)
+    write_zenodo(into, {"upload_type": "dataset", "title": title, "description": summary})
     program = {"@id": "#book", "@type": "SoftwareApplication", "name": work["title"], "version": work["version"]}
     action = {"@id": "#run", "@type": "CreateAction", "name": "make verify", "description": summary}
     action |= {"startTime": result["started"], "endTime": result["ended"]}
     action |= {"instrument": {"@id": "#book"}, "result": {"@id": "./"}}
-    crate(into, f"{work['title']}: run again", summary, [*files, into / "codecheck.yml"], program, action)
+    crate(into, title, summary, [*files, into / "codecheck.yml", into / ".zenodo.json"], program, action)
 
 
 def main() -> int:
