@@ -149,6 +149,27 @@ def test_a_sound_book_builds(small_book, tmp_path):
     assert re.findall(r'href="(_data/[^"]*)" download>CSV<', page) == ["_data/fig-a.csv"]
     assert (tmp_path / "out/html/_data/fig-a.csv").read_text() == "x,y\n1,2\n"
     assert {"index.html", "_sources/page.ipynb"} <= is_a_crate(tmp_path / "out/html").keys()
+    has_its_licences(tmp_path / "out/html")
+
+
+def has_its_licences(site):
+    """Beside every font and script that is not the book's own, or above it, lies a licence; fonts have their own."""
+    bundled = {path for path in site.rglob("*") if path.suffix in (".js", ".woff", ".woff2", ".ttf")}
+    folders = {path.parent for path in bundled} - {site, site / "_frames"}  # these two are the book's
+    assert {site / "vendor/mathjax", site / "_static", site / "_static/vendor/fontawesome/webfonts"} <= folders
+    for folder in folders:
+        above = [each for each in (folder, *folder.parents) if site in each.parents]
+        found = [path for each in above for path in each.glob("LICEN[CS]E*")]
+        assert found, folder
+        if "fontawesome" in folder.parts:
+            assert "SIL OPEN FONT LICENSE" in found[0].read_text() and "CC BY 4.0" in found[0].read_text()
+    # The text is that of the version that the theme has.
+    year = re.search(r"Copyright \(c\) (\d+) Fonticons", (build_tool.STATIC / "fontawesome-LICENSE.txt").read_text())[1]
+    styles = (site / "_static/styles/pydata-sphinx-theme.css").read_text()
+    assert set(re.findall(r"Copyright (\d+) Fonticons", styles)) == {year}
+    texts = (site / "_static/LICENSES.txt").read_text(encoding="utf-8")
+    for name in build_tool.PACKAGES.split():
+        assert re.search(rf"^{name} \d", texts, re.MULTILINE), name
 
 
 BROKEN = {  # word in the warning → what is wrong

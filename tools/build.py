@@ -5,6 +5,7 @@ python -m tools.build --notebooks DIR --out DIR      pages land in OUT/html
 
 import argparse
 import functools
+import importlib.metadata
 import re
 import shutil
 import subprocess
@@ -32,6 +33,8 @@ EXPORTED = (
     "The digests of all data and notebooks of these pages are in "
     '<a href="../ro-crate-metadata.json" download>ro-crate-metadata.json</a>.'
 )
+# Whose scripts, styles and fonts the builder puts into _static.
+PACKAGES = "sphinx pydata-sphinx-theme sphinx-book-theme sphinx-copybutton sphinx-design sphinx-togglebutton myst-nb"
 OWN_MODEL = "chapters/13_your_model"
 CLAIM = re.compile(rf"^([A-Z]\d+) (?:{'|'.join(VERDICTS)})", re.MULTILINE)  # a line of ledger.judge
 
@@ -56,6 +59,7 @@ def stage(executed: Path, into: Path, root: Path = ROOT) -> list[str]:
         shutil.copy2(file, into / "_static")
     for name, folder in vendor(VENDOR).items():
         shutil.copytree(folder, into / "_extra" / "vendor" / name)
+    write_licences(into / "_extra" / "_static")
     write_made(into / "made", executed, root)
     made = {api.INDEX: api.index, "times": functools.partial(times.page, executed)}
     made |= {f"{api.PREFIX}{room}": functools.partial(api.page, room) for room in api.rooms(root)}
@@ -116,6 +120,19 @@ def write_made(folder: Path, executed: Path, root: Path) -> None:
     where = f"see {{doc}}`{OWN_MODEL}`" if OWN_MODEL in pages(root) else "see [below](#your-own-model)"
     line = f"- **Measure your own model**: `lazylib` takes any torch module, {where}."
     (folder / "measure.md").write_text(f"{line}\n", encoding="utf-8")
+
+
+def write_licences(static: Path) -> None:
+    """The licence texts of what the builder puts into _static, which it leaves out."""
+    fonts = static / "vendor" / "fontawesome"
+    fonts.mkdir(parents=True)
+    shutil.copy2(STATIC / "fontawesome-LICENSE.txt", fonts / "LICENSE.txt")  # of npm's package, version as the theme's
+    texts = []
+    for name in PACKAGES.split():
+        files = importlib.metadata.files(name) or ()
+        own = [file for file in files if re.search(r"\.dist-info/(.*/)?LICEN[CS]E[^/]*$", file.as_posix())]
+        texts += [f"{name} {importlib.metadata.version(name)}\n\n{file.read_text('utf-8').strip()}\n" for file in own]
+    (static / "LICENSES.txt").write_text(f"\n{'-' * 80}\n\n".join(texts), encoding="utf-8")
 
 
 def configuration(path: Path) -> str:
