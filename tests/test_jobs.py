@@ -15,6 +15,7 @@ import yaml
 from lazylib.runs import __main__ as jobs
 from lazylib.runs import files
 from tests.made_notebooks import code, text, write
+from tests.test_kills import MARK, ended
 
 KILLS = int(os.environ.get("LAZYLIB_KILLS", "3"))
 SLOW = """
@@ -145,15 +146,17 @@ def test_a_job_that_fails_says_why(tmp_path, monkeypatch, capsys):
 
 
 def test_jobs_that_are_killed_and_queued_again_share_the_work(notebook, tmp_path, monkeypatch, capsys):
-    """A scheduler that kills and requeues at random; LAZYLIB_KILLS says how often."""
+    """A scheduler that kills and requeues at random; LAZYLIB_KILLS says how often. Nothing is left of a killed job, and
+    the cells are to the byte those of one job that nobody disturbed."""
     monkeypatch.setattr(os, "environ", {**os.environ, "PYTHONPATH": str(files.PACKAGE.parent), "OMP_NUM_THREADS": "1"})
     cells = ["-p", "taus", str([round(0.1 * k, 1) for k in range(1, 3 + KILLS // 3)])]
     call("plan", notebook(0.3), tmp_path / "plan", *cells)
-    start = lambda k: subprocess.Popen(  # noqa: E731
+    start = lambda k, mark: subprocess.Popen(  # noqa: E731
         [sys.executable, "-m", "lazylib.runs", "run", tmp_path / "plan", "--index", str(k)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env={**os.environ, MARK: mark}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    rng, killed, running = random.Random(0), 0, {k: start(k) for k in range(2)}
+    marks = [f"{tmp_path} {k}" for k in range(2)]
+    rng, killed, running = random.Random(0), 0, {k: start(k, marks[k]) for k in range(2)}
     while killed < KILLS and any(process.poll() is None for process in running.values()):
         time.sleep(rng.uniform(1, 6))
         k = rng.choice(list(running))
@@ -161,13 +164,25 @@ def test_jobs_that_are_killed_and_queued_again_share_the_work(notebook, tmp_path
             running[k].kill()
             running[k].wait()
             killed += 1
-            running[k] = start(k)
+            assert ended(marks[k]) == [], f"after kill {killed}"
+            running[k] = start(k, marks[k])
     assert [process.wait(600) for process in running.values()] == [0, 0] and killed
+    assert [ended(mark) for mark in marks] == [[], []]
     assert call("status", tmp_path / "plan") == 0
     begun = (tmp_path / "book/begun").read_text().splitlines()
     asked = json.loads(cells[-1])
     assert set(begun) == {f"{tau} {seed}" for tau in asked for seed in range(6)}
     assert len(begun) <= len(set(begun)) + killed  # twice at most where it was killed before it was stored
     assert call("collect", tmp_path / "plan") == 0
-    shown = nbformat.read(tmp_path / "plan/executed.ipynb", as_version=4).cells[-1].outputs[-1].text
-    assert float(shown.split()[0]) == sum(tau * seed for tau in asked for seed in range(6))
+    call("plan", tmp_path / "book/a.ipynb", tmp_path / "calm", *cells)
+    assert call("run", tmp_path / "calm") == 0 and call("collect", tmp_path / "calm") == 0
+    stored, calm = (
+        {path.name: path.read_bytes() for path in (tmp_path / folder / "cells").glob("*.nc")}
+        for folder in ("plan", "calm")
+    )
+    assert stored == calm and len(calm) == len(set(begun))
+    shown, expected = (
+        nbformat.read(tmp_path / folder / "executed.ipynb", as_version=4).cells[-1].outputs[-1].text
+        for folder in ("plan", "calm")
+    )
+    assert shown == expected
