@@ -215,7 +215,7 @@ def stored(*patches):
 def test_nothing_planted_nothing_found():
     assert answers(stored(), "L3") == {"large_m": "yes", "small_m": "no", "over_m": "no"}
     l2 = answers(sound(), "L2")
-    assert verdicts(sound())["L2"] == "holds" and l2["function"] == l2["order"] == "no"
+    assert verdicts(sound())["L2"] == "holds at smaller scale" and l2["function"] == l2["order"] == "no"
     found = answers(sound(), "L1")
     assert found.pop("deeper") in ("open", "no")  # with a few trials; more than them say no
     assert found.keys() == {"wide", "stays", "bump", "large_m", "narrow", "widens", "own"}
