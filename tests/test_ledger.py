@@ -630,7 +630,7 @@ def test_every_claim_says_its_source_and_how_its_run_deviates(monkeypatch):
         assert row["deviation"].endswith(".") and len(row["deviation"]) <= 160, row["id"]
         place = f"{row['work']}, {row['place']}" if row["place"] else row["work"]
         assert f" {row['statement']} <i>({place}; {row['source']})</i>" in page, row["id"]
-        assert f"Deviates from the work: {row['deviation']} Rules of {row['since']}." in page, row["id"]
+        assert f"Deviation from the work: {row['deviation']} Rules of {row['since']}." in page, row["id"]
 
 
 def test_the_code_state_follows_the_sources(tmp_path):

@@ -520,6 +520,7 @@ LOOKS = {  # how run comes by f, and by what
     "system.modules['m'].f(a)": "sys.modules",
     "os.sys.modules['m'].f(a)": "sys.modules",
     "loaded['m'].f(a)": "all modules",
+    "sys.maxsize + len(torch.modules())": "sys.modules",  # both words are there: rather refused than stale
     "of_text('f')(a)": "eval",
     "tools['e']('f')(a)": "eval",
     "(lambda: __import__('sys'))().f": "__import__",
@@ -539,14 +540,14 @@ IMPORTS = {
 def test_code_that_hides_what_it_uses_is_refused(tmp_path, log, then, what):
     first = "import builtins, importlib, sys\nimport sys as system\nfrom sys import modules as loaded"
     run = notebook(f"{first}\nf, of_text, tools = abs, eval, {{'e': eval}}\ndef run(a):\n    {then}\n")["run"]
-    with pytest.raises(TypeError, match=rf"must be told from its code, but \w+ calls {what}\b"):
+    with pytest.raises(TypeError, match=rf"must be told from its code, but \w+ may call {what}\b"):
         sweep(run, {"a": [1]}, store=tmp_path)
 
 
 @pytest.mark.parametrize(
     "look",
     ["len(sys.path)", "len(list(net.modules()))", "net.eval()(torch.ones(1)).item()", "builtins.abs(a)", "sys.maxsize",
-     "getattr(sys, 'maxsize')", "sys.maxsize + len(list(net.modules()))", "len(importlib.util.__name__)"],
+     "getattr(sys, 'maxsize')", "len(importlib.util.__name__)"],
 )  # fmt: skip
 def test_what_only_looks_like_it_is_not(tmp_path, log, look):
     first = "import builtins, importlib.util, sys\nnet = torch.nn.Linear(1, 1)"

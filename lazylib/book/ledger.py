@@ -212,11 +212,11 @@ def larger(id: str, parameters: Mapping[str, Any] | None = None) -> dict | None:
 
 
 def _exceeds(record: dict, other: Mapping[str, Any]) -> bool:
-    """Whether a run is larger than another in something of the claim's `scale`; if they share nothing of it, it is."""
+    """Whether a run is larger than another, as `larger` asks; if they share nothing of the scale, it is."""
     own = record["parameters"]
     names = claim(record["id"]).get("scale", {}).keys() & own.keys() & other.keys()
-    larger_in = [name for name in names if np.max(own[name]) > np.max(other[name])]
-    return record["label"] == "paper" or not names or bool(larger_in)
+    exceeds = (np.max(own[name]) > np.max(other[name]) for name in names)
+    return record["label"] == "paper" or not names or any(exceeds)
 
 
 def _live(label: str, id: str) -> dict | None:

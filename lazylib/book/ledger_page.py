@@ -109,13 +109,13 @@ def _claim(row: dict) -> str:
     )
     lines = [f'<tr id="claim-{row["id"]}"><th colspan="3" scope="row">{claim}</th></tr>']
     lines += [_limb(row, limb, rule) for limb, rule in row["limbs"].items()]
-    history = f"Deviates from the work: {_html.escape(row['deviation'])} " if row["deviation"] else ""
+    history = f"Deviation from the work: {_html.escape(row['deviation'])} " if row["deviation"] else ""
     history += f"Rules of {row['since']}."
     history += f" Changed {_html.escape(row['changed'])}" if "changed" in row else ""
     planted = row.get("planted", 0)
     history += f" Planted errors that it finds: {planted}; on each line, those that the limb finds." if planted else ""
     live, larger = (_run(row[name], row) for name in ("live", "larger"))
-    lines.append(_line("<small>measured in</small>", live, larger, "ledger-runs"))
+    lines.append(_line("<small>measured in</small>", live, larger))
     lines.append(f'<tr class="ledger-rules"><td colspan="3"><small>{history}</small></td></tr>')
     data = f'data-work="{_html.escape(" ".join(_works(row)))}" data-verdict="{row["verdict"]}"'
     return f"<tbody {data}>{''.join(lines)}</tbody>"
@@ -141,10 +141,10 @@ def _found(id: str, record: dict | None, name: str) -> str:
     return _html.escape(f"{MARKS[limb['answer']]} {measured(id, limb['cases'])}") + told
 
 
-def _line(asked: str, live: str, larger: str, kind: str = "ledger-limb") -> str:
+def _line(asked: str, live: str, larger: str) -> str:
     cells = zip(COLUMNS, (asked, live, larger), strict=True)  # the names for where the page is too narrow for a head
     parts = (f'<td data-label="{label}"{NONE * (cell == NO)}>{cell}</td>' for label, cell in cells)
-    return f'<tr class="{kind}">{"".join(parts)}</tr>'
+    return f"<tr>{''.join(parts)}</tr>"
 
 
 def _run(record: dict | None, row: dict) -> str:

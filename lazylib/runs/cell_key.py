@@ -128,27 +128,22 @@ def _globals_used(function: types.FunctionType) -> dict[str, Any]:
     codes = [function.__code__]
     for code in codes:  # grows while we read it
         codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
-    known = {"sys": "sys", "builtins": "builtins"}  # name → the module of _HIDING that it stands for
-    for key, value in function.__globals__.items():
-        if isinstance(value, types.ModuleType) and value.__name__ in _HIDING:
-            known[key] = value.__name__
-    words = {each for code in codes for each in (*code.co_names, *code.co_consts) if type(each) is str}
+    words = {word for code in codes for word in (*code.co_names, *code.co_consts) if type(word) is str}
+    called = {key: value for key, value in function.__globals__.items() if key in words}
+    spoken = words | {value.__name__ for value in called.values() if isinstance(value, types.ModuleType)}
+    hidden = {f"{module}.{name}" for module in _HIDING.keys() & spoken for name in _HIDING[module] & words}
+    if hidden := hidden | (_ALWAYS & words):
+        raise _hides(function.__qualname__, min(hidden))
     for code in codes:
         steps = [step for step in dis.get_instructions(code) if step.opname != "EXTENDED_ARG"]
         for k, (step, then) in enumerate(zip(steps, steps[1:], strict=False)):
-            name, reached = step.argval, {then.argval} if then.opname in ("LOAD_ATTR", "LOAD_METHOD") else words
+            name = step.argval
             if step.opname == "IMPORT_NAME":  # after the loads of its level and of the names from it
                 used |= _imported(name, steps[k - 1].argval, steps[k - 2].argval, function.__globals__)
-                reached = set(steps[k - 1].argval or ())
-                if name in _HIDING and not reached:
-                    known[_names(then)[0]] = name
+                continue
             loads = "GLOBAL" in step.opname or step.opname == "LOAD_NAME"
-            if name in _ALWAYS or (name in _HIDING["builtins"] and loads and name not in function.__globals__):
+            if loads and name in _HIDING["builtins"] and name not in function.__globals__:
                 raise _hides(function.__qualname__, name)
-            if step.opname == "IMPORT_NAME" or ("LOAD" in step.opname and step.opname != "LOAD_CONST"):
-                module = known.get(_names(step)[-1], "")
-                if hidden := _HIDING.get(module, set()) & reached:  # of one that is passed on, what is spoken of
-                    raise _hides(function.__qualname__, f"{module}.{min(hidden)}")
             if not loads or name not in function.__globals__:
                 continue
             value = function.__globals__[name]
@@ -161,14 +156,9 @@ def _globals_used(function: types.FunctionType) -> dict[str, Any]:
     return used
 
 
-def _names(step: dis.Instruction) -> tuple[Any, ...]:
-    """What a step stores or loads, in that order: Python 3.13 makes one step of two."""
-    return step.argval if type(step.argval) is tuple else (step.argval,)
-
-
 def _hides(who: str, what: str) -> TypeError:
     return TypeError(
-        f"what run uses must be told from its code, but {who} calls {what}: "
+        f"what run uses must be told from its code, but {who} may call {what}: "
         "use names and plain imports, or sweep without store"
     )
 
