@@ -36,19 +36,9 @@ SPEEDS = 'np.sqrt(np.square(speeds.speed).mean("layer"))'
 PLANTED = {  # what is wrong → code to replace, sweeps to run again, limbs that tell it
     # --- kernel and weights: G4, G5 ---
     "the root of α": (
-        {ALPHA: "alpha_hats, device=p.device).sqrt() / h**0.25"},
+        {ALPHA: "alpha_hats, device=p.device).sqrt() / math.sqrt(h)"},
         "depths",
-        {
-            "G4.lazy",
-            "G4.feature",
-            "G5.kernel",
-            "G5.weights",
-            "G5.lazy",
-            "G5.inner?",
-            "G5.all?",
-            "G6.feature",
-            "G16.inner?",
-        },
+        {"G4.lazy", "G4.feature", "G5.kernel", "G5.weights", "G5.lazy", "G6.feature"},
     ),
     "the change relative to the final kernel": (
         {CHANGE: "kernel_change(net, w0 + u, w0.expand_as(u), x_test)"},
@@ -330,7 +320,7 @@ def test_nothing_planted_nothing_found(chapter, claim):
 @pytest.mark.parametrize(("patches", "family", "limbs"), PLANTED.values(), ids=PLANTED)
 def test_a_planted_error_is_told_by_the_limbs_that_it_breaks(chapter, patches, family, limbs):
     found = told(judged(chapter, patches, family), chapter)
-    assert found | {f"{name}?" for name in found} >= limbs  # "?": at least open
+    assert found >= limbs
     assert {name.split(".")[0] for name in found} <= {name.split(".")[0] for name in limbs}
 
 
