@@ -22,7 +22,7 @@ import pytest
 import yaml
 from nbformat.v4 import new_output
 
-from lazylib.book import claims
+from lazylib.book import claims, ledger
 from tests.made_notebooks import code, figure, text, write
 from tests.test_verify import is_a_crate
 from tools import build as build_tool
@@ -583,6 +583,25 @@ def test_the_ledger_is_filtered_by_work_and_verdict(visit):
         tables = tab.locator(".ledger table:visible").count()
         assert tables < tab.locator(".ledger table").count()
         assert not seen.faults, seen.faults
+
+
+def test_the_ledger_is_put_in_another_order_and_back(visit):
+    with visit("chapters/ledger") as seen:
+        tab = seen.tab
+
+        def given(name):
+            return [claim.get_attribute(f"data-{name}") for claim in tab.locator(".ledger tbody").all()]
+
+        as_in_book, dates = given("verdict"), given("since")
+        tab.select_option(".ledger select[name=order]", "verdict")
+        ranked = given("verdict")
+        assert ranked == sorted(ranked, key=list(ledger.SYMBOLS).index) and ranked != as_in_book
+        assert tab.locator(".ledger table:visible").count() == 1
+        tab.select_option(".ledger select[name=order]", "since")
+        assert given("since") == sorted(dates, reverse=True)
+        tab.select_option(".ledger select[name=order]", "")
+        assert given("verdict") == as_in_book and given("since") == dates
+        assert tab.locator(".ledger table:visible").count() == tab.locator(".ledger table").count() > 1
 
 
 def test_the_ledger_takes_the_width_of_a_screen_and_a_phone_shows_no_empty_runs(visit):

@@ -25,7 +25,7 @@ from lazylib.runs import cluster, files
 
 IDS = (
     "K1 K2 K3 K4 T1 T2 T3 T4 P1 P2 P3 P4 P5 S1 S2 A1 L1 L2 L3 C1 C2 C3 C4 W1 B1 B2 B3 B4 "
-    "G1 G2 G3 G4 G5 G6 G7 G8 G9 G10 G11 G12 G13 G14 G16"
+    "G1 G2 G3 G4 G5 G6 G7 G8 G9 G10 G11 G12 G13 G14 G15 G16"
 ).split()
 MADE = """\
 [chapters]
@@ -355,6 +355,14 @@ def test_a_record_is_weighed_by_the_rules_as_they_stand_now(book):
     assert "as first judged: holds" in ledger_page.html([row])
 
 
+def test_a_run_that_is_older_than_its_rules_says_so(book):
+    judge("A1")
+    said, path = "run before the rules last changed", book / "chapters/claims.toml"
+    assert said not in ledger_page.html(ledger.table())
+    path.write_text(MADE.replace('unit = "problem"', 'unit = "problem"\nchanged = "2026-02-01: a. 9999-01-01: b."'))
+    assert ledger_page.html(ledger.table()).count(said) == 1
+
+
 def test_the_export_is_plain_json(book):
     ledger.judge("A1", {**GOOD, "slope": {"a": Estimate(-1.0, math.nan, math.nan, 2), "b": -math.inf}})
     row = json.loads(ledger.exported(ledger.table()), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))[0]
@@ -620,6 +628,19 @@ def test_html_says_it_in_words_and_links_existing_chapters_only(book):
     assert set(none) == {"Live here", "Larger run"} and html.count("ledger-none") == html.count(">–</td>") == len(none)
 
 
+@pytest.mark.parametrize(
+    ("text", "html"),
+    [
+        ("α ∝ τ^(−q), at h^(−1/2).", "α ∝ τ<sup>−q</sup>, at h<sup>−1/2</sup>."),
+        ("ατ^q, and (√h·α)^(−a)", "ατ<sup>q</sup>, and (√h·α)<sup>−a</sup>"),
+        ("t_{L/2} < 1 & a_b", "t<sub>L/2</sub> &lt; 1 &amp; a_b"),
+        ("f(x) = 10⁴", "f(x) = 10⁴"),
+    ],
+)
+def test_powers_and_indices_are_typeset(text, html):
+    assert ledger_page._typeset(text) == html
+
+
 def test_every_claim_says_its_source_and_how_its_run_deviates(monkeypatch):
     monkeypatch.undo()  # the book's own claims
     rows = ledger.table()
@@ -629,7 +650,9 @@ def test_every_claim_says_its_source_and_how_its_run_deviates(monkeypatch):
         assert row["source"] and not row["source"].endswith("."), row["id"]
         assert row["deviation"].endswith(".") and len(row["deviation"]) <= 160, row["id"]
         place = f"{row['work']}, {row['place']}" if row["place"] else row["work"]
-        assert f" {row['statement']} <i>({place}; {row['source']})</i>" in page, row["id"]
+        assert f" {unescape(ledger_page._typeset(row['statement']))} <i>({place}; {row['source']})</i>" in page, row[
+            "id"
+        ]
         assert f"Deviation from the work: {row['deviation']} Rules of {row['since']}." in page, row["id"]
 
 

@@ -1,6 +1,7 @@
 """The ledger's page: one table a chapter, a claim with its verdict, and under it its limbs, one a line."""
 
 import html as _html
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,32 +33,49 @@ STYLE = """<style>
 .ledger-rules td { padding-bottom: 0.8em; }
 .ledger-verdict { color: #1a1a1a; border-radius: 0.4em; padding: 0.1em 0.5em; white-space: nowrap; }
 </style>"""
-# Shows the claims of the chosen work and verdict; a table of which none is left goes too.
+ORDERS = {"": "of the book", "verdict": "by verdict", "since": "newest rules first"}
+# Shows the claims of the chosen work and verdict, in their chapters' tables or, in another order, in one table; a table
+# of which none is left goes.
 FILTER = """<script>
 (() => {
   const ledger = document.currentScript.previousElementSibling;
-  const [work, verdict] = ledger.querySelectorAll("select");
+  const [work, verdict, order] = ledger.querySelectorAll("select");
   const claims = [...ledger.querySelectorAll("tbody")];
+  const [table] = ledger.querySelectorAll("table");
+  const homes = claims.map((claim) => claim.parentElement);
+  const title = table.caption.innerHTML;
+  const verdicts = [...verdict.options].map((option) => option.value);
+  const before = {
+    verdict: (a, b) => verdicts.indexOf(a.dataset.verdict) - verdicts.indexOf(b.dataset.verdict),
+    since: (a, b) => b.dataset.since.localeCompare(a.dataset.since),
+  };
+  const arrange = () => {
+    const by = before[order.value];
+    (by ? [...claims].sort(by) : claims).forEach((claim) => (by ? table : homes[claims.indexOf(claim)]).append(claim));
+    table.caption.innerHTML = by ? "All chapters" : title;
+    update();
+  };
   const update = () => {
     for (const claim of claims) {
       const { work: works, verdict: given } = claim.dataset;
       claim.hidden = (work.value && !works.split(" ").includes(work.value))
         || (verdict.value && given !== verdict.value);
     }
-    for (const table of ledger.querySelectorAll("table")) {
-      table.hidden = [...table.tBodies].every((claim) => claim.hidden);
+    for (const each of ledger.querySelectorAll("table")) {
+      each.hidden = [...each.tBodies].every((claim) => claim.hidden);
     }
     const shown = claims.filter((claim) => !claim.hidden).length;
     ledger.querySelector("output").value = `${shown} of ${claims.length} claims`;
   };
   work.addEventListener("change", update);
   verdict.addEventListener("change", update);
+  order.addEventListener("change", arrange);
 })();
 </script>"""
 
 
 def html(rows: list[dict[str, Any]]) -> str:
-    """The rows of `ledger.table` as HTML, with filters by work and verdict.
+    """The rows of `ledger.table` as HTML, with filters by work and verdict, and the choice of their order.
 
     A claim's row has the anchor ``claim-<id>`` and leads to the anchor of the same name in its chapter.
     """
@@ -67,15 +85,15 @@ def html(rows: list[dict[str, Any]]) -> str:
 
 
 def _filters(rows: list[dict]) -> str:
-    """One drop-down list for the works, one for the verdicts, and how many claims are shown."""
+    """Drop-down lists for work, verdict and order, and how many claims are shown."""
     works = dict.fromkeys(work for row in rows for work in _works(row))
     verdicts = [verdict for verdict in SYMBOLS if any(row["verdict"] == verdict for row in rows)]
-    lists = (("work", "Work", works), ("verdict", "Verdict", verdicts))
+    lists = {"Work": {"": "all"} | {work: work for work in works}, "Verdict": {"": "all"} | {v: v for v in verdicts}}
     options = "".join(
-        f'<label>{label} <select name="{name}"><option value="">all</option>'
-        + "".join(f"<option>{_html.escape(value)}</option>" for value in values)
+        f'<label>{label} <select name="{label.lower()}">'
+        + "".join(f'<option value="{_html.escape(value)}">{_html.escape(text)}</option>' for value, text in of.items())
         + "</select></label> "
-        for name, label, values in lists
+        for label, of in {**lists, "Order": ORDERS}.items()
     )
     return f'<p class="ledger-filter">{options}<output>{len(rows)} of {len(rows)} claims</output></p>'
 
@@ -103,10 +121,8 @@ def _claim(row: dict) -> str:
     name = f"<b>{row['id']}</b>"
     if row["link"]:
         name = f'<a href="{_html.escape(row["link"])}.html#claim-{row["id"]}">{name}</a>'
-    reference = "" if row["reference"] is None else f" Paper: {_html.escape(number(row['reference']))}."
-    claim = (
-        f"{name} {_badge(row['verdict'])} {_html.escape(row['statement'])} <i>({_html.escape(source)})</i>{reference}"
-    )
+    reference = "" if row["reference"] is None else f" Paper: {_typeset(number(row['reference']))}."
+    claim = f"{name} {_badge(row['verdict'])} {_typeset(row['statement'])} <i>({_html.escape(source)})</i>{reference}"
     lines = [f'<tr id="claim-{row["id"]}"><th colspan="3" scope="row">{claim}</th></tr>']
     lines += [_limb(row, limb, rule) for limb, rule in row["limbs"].items()]
     history = f"Deviation from the work: {_html.escape(row['deviation'])} " if row["deviation"] else ""
@@ -117,8 +133,15 @@ def _claim(row: dict) -> str:
     live, larger = (_run(row[name], row) for name in ("live", "larger"))
     lines.append(_line("<small>measured in</small>", live, larger))
     lines.append(f'<tr class="ledger-rules"><td colspan="3"><small>{history}</small></td></tr>')
-    data = f'data-work="{_html.escape(" ".join(_works(row)))}" data-verdict="{row["verdict"]}"'
-    return f"<tbody {data}>{''.join(lines)}</tbody>"
+    data = {"work": _html.escape(" ".join(_works(row))), "verdict": row["verdict"], "since": row["since"]}
+    attributes = " ".join(f'data-{key}="{value}"' for key, value in data.items())
+    return f"<tbody {attributes}>{''.join(lines)}</tbody>"
+
+
+def _typeset(text: str) -> str:
+    """HTML with ^q, ^(−1/2) and t_{1/2} raised and lowered."""
+    raised = re.sub(r"\^(?:\(([^()]+)\)|(\w+))", r"<sup>\1\2</sup>", _html.escape(text))
+    return re.sub(r"_\{([^{}]+)\}", r"<sub>\1</sub>", raised)
 
 
 def _limb(row: dict, name: str, rule: Mapping[str, Any]) -> str:
@@ -148,7 +171,7 @@ def _line(asked: str, live: str, larger: str) -> str:
 
 
 def _run(record: dict | None, row: dict) -> str:
-    """Preset, device, date and time; and the record's verdict where it is not the row's, or is no longer its first."""
+    """Preset, device, date and time; the record's verdict where it is not the row's; what came after the record."""
     if record is None:
         return NOT_RUN
     took = "" if record["seconds"] is None else f"; {record['seconds']:.0f} s"
@@ -156,6 +179,8 @@ def _run(record: dict | None, row: dict) -> str:
     parts = [_html.escape(record["detail"]), f"<small>{_html.escape(text)}</small>"]
     parts += [_badge(record["verdict"])] if record["verdict"] != row["verdict"] else []
     parts += [f"<small>as first judged: {record['first']}</small>"] if record["first"] != record["verdict"] else []
+    latest = max(re.findall(r"\d{4}-\d\d-\d\d", f"{row['since']} {row.get('changed', '')}"))
+    parts += ["<small>run before the rules last changed</small>"] if record["date"] < latest else []
     return "<br>".join(filter(None, parts))
 
 
