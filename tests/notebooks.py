@@ -62,7 +62,7 @@ def run_cells(
 
     _forget_another(path)
     namespace: dict[str, Any] = {"__name__": "__main__", "In": [""]}
-    with _running() as folder:
+    with _running(sound=not patches) as folder:
         for number, source in enumerate(sources):
             namespace["In"].append(source)
             exec(compile(source, f"{Path(path).name}[{number}]", "exec"), namespace)
@@ -83,7 +83,7 @@ def run_again(
     patches: as in `run_cells`, all at once, so that two can swap; AssertionError if one is in no cell that is run.
     """
     namespace, found = dict(namespace), set()
-    with _running() as folder:
+    with _running(sound=False) as folder:
         cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
         for cell, needed in zip(cells, _without_decoration([cell.source for cell in cells]), strict=False):
             touched = [old for old in patches if old in cell.source]
@@ -125,13 +125,13 @@ def _names(source: str) -> tuple[set[str], set[str]]:
 
 
 @contextlib.contextmanager
-def _running() -> Iterator[str]:
+def _running(sound: bool) -> Iterator[str]:
     """Cells may run: records go to the folder that this yields, nothing is shown, and figures are closed."""
     with (
         tempfile.TemporaryDirectory() as folder,
         mock.patch.dict(os.environ, {"LAZYLIB_LEDGER": folder}),
         mock.patch.object(sweeps, "_check_arguments", _fit_for_processes),
-        mock.patch("lazylib.runs.sweep", _kept),
+        mock.patch("lazylib.runs.sweep", functools.partial(_kept, sound)),
         kept_flows.keeping(),
         mock.patch.object(sweeps, "_write", functools.partial(_keep, sweeps._write, sweeps._read)),
         mock.patch.object(sweeps, "_read", lambda files, _: _cells[files[0].name].copy(deep=True) if files else None),
@@ -149,6 +149,7 @@ STORE = tempfile.TemporaryDirectory()  # of finished cells, for as long as this 
 
 
 def _kept(
+    sound: bool,
     run: Callable,
     grid: Mapping,
     fixed: Mapping | None = None,
@@ -156,11 +157,14 @@ def _kept(
     n_jobs: Any = None,
     common: Sequence[str] = (),
 ) -> Any:
-    """A sweep that takes from a store the cells that an error does not touch: their keys hold all they are made of."""
+    """A sweep that takes from a store the cells that an error does not touch: their keys hold all they are made of.
+
+    Every sweep of a chapter can have a store; one with an error planted may contain what has no key.
+    """
     try:
         return sweeps.sweep(run, grid, fixed, store or STORE.name, n_jobs, common)
     except TypeError as error:
-        if store is None and "without store" in str(error):
+        if not sound and store is None and "without store" in str(error):
             return sweeps.sweep(run, grid, fixed, None, n_jobs, common)
         raise
 

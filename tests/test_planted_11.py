@@ -14,13 +14,14 @@ PARAMETERS = {
     "alpha_hats": [1e-3, 3e-3, 1e-2, 1e2, 1e3],  # three for the feature regime: one slope is always straight
     "cases": ["fully connected, digits"],  # where the initial kernel does worse than the network
 }
-CLAIMS = ("G4", "G5", "G6", "G7", "G9", "G16")
+CLAIMS = ("G4", "G5", "G6", "G7", "G9", "G15", "G16")
 HOLDS = ("holds", "holds at smaller scale", "right direction, other size")
 OPEN = {name: ("undecided",) for name in ("G5", "G6")}  # five seeds decide little about exponents in h
 OPEN["G4"] = ("does not hold",)  # at fixed √h·α the lazy kernel change falls with h
-SWEEPS = ("depths", "few", "frozen", "kinks")
+SWEEPS = ("depths", "few", "frozen", "kinks", "bent")
 MADE_OF = {
     "depths": ["depths"],
+    "powers": ["depths", "bent"],
     "frozen": ["frozen"],
     "kinks": ["kinks"],
     "both": ["depths", "kinks"],
@@ -42,8 +43,8 @@ PLANTED = {  # what is wrong → code to replace, sweeps to run again, limbs tha
     ),
     "the change relative to the final kernel": (
         {CHANGE: "kernel_change(net, w0 + u, w0.expand_as(u), x_test)"},
-        "depths",
-        {"G4.feature", "G5.kernel", "G5.steeper"},
+        "powers",
+        {"G4.feature", "G5.kernel", "G5.steeper", "G15.below"},
     ),
     "a run did not reach its margin": (
         {"DataArray(flow.reached,": "DataArray(flow.reached & (L != 3),"},
@@ -52,8 +53,8 @@ PLANTED = {  # what is wrong → code to replace, sweeps to run again, limbs tha
     ),
     "depths mixed up": (
         {NETWORK: "FullyConnected(x.shape[1], h, 7 - L, activation)"},
-        "depths",
-        {"G4.width", "G5.kernel", "G5.weights", "G5.steeper", "G5.flatter"},
+        "powers",
+        {"G4.width", "G5.kernel", "G5.weights", "G5.steeper", "G5.flatter", "G15.deeper"},
     ),
     "α divided by h": (
         {ALPHA: "alpha_hats, device=p.device) / h * math.sqrt(p.h)"},
@@ -84,8 +85,18 @@ PLANTED = {  # what is wrong → code to replace, sweeps to run again, limbs tha
     ),
     "null: α does nothing": (
         {ALPHA: "alpha_hats, device=p.device) ** 0 / 100 / math.sqrt(h)"},
-        "depths",
-        {"G4.lazy", "G4.feature", "G5.kernel", "G5.weights", "G5.steeper", "G5.lazy", "G6.feature"},
+        "powers",
+        {
+            "G4.lazy",
+            "G4.feature",
+            "G5.kernel",
+            "G5.weights",
+            "G5.steeper",
+            "G5.lazy",
+            "G6.feature",
+            "G15.below",
+            "G15.deeper",
+        },
     ),
     "null: the weights of a linear model": (  # as the net's in the lazy regime, and in proportion to 1/α
         {
@@ -283,6 +294,23 @@ PLANTED = {  # what is wrong → code to replace, sweeps to run again, limbs tha
         {'local["ReLU"].isel(alpha_hat=-1)': 'local["ReLU"].isel(alpha_hat=-2)'},
         None,
         {"G9.end"},
+    ),
+    # --- ReLU in the feature regime: G15 ---
+    "the deepest network for the shallowest": (
+        {"in p.depths[:: len(p.depths) - 1]": "in p.depths[:: 1 - len(p.depths)]"},
+        None,
+        {"G15.deeper"},
+    ),
+    "not divided by the shallowest network's": ({"last / first,": "last,"}, None, {"G15.deeper"}),
+    "weights in the place of the kernel": (
+        {'powers[unit, L] = fit(data.sel(L=L), "kernel",': 'powers[unit, L] = fit(data.sel(L=L), "weights",'},
+        None,
+        {"G15.below"},
+    ),
+    "null: a depth that does nothing": (
+        {NETWORK: "FullyConnected(x.shape[1], h, 3, activation)"},
+        "powers",
+        {"G5.weights", "G5.steeper", "G5.flatter", "G15.deeper"},
     ),
     "null: so few images that no unit flips": (
         {'"seen": p.relu_seen}, p.store)': '"seen": 10}, p.store)'},
