@@ -1027,6 +1027,22 @@ def test_replicates_share_no_random_numbers(tmp_path, dim, stored):
     sweep(same, {"a": [1, 2]}, {dim: 0})  # no replicates
 
 
+def test_beside_replicates_what_is_swept_changes_some_number():
+    def run(seed, tau, alpha=1.0):
+        return {"x": np.array([seed * tau, 1.0 + seed]), "seconds": alpha, "large": alpha > 1.5}
+
+    grid = {"seed": [1, 2], "tau": [0.1, 1.0], "alpha": [1.0, 2.0]}
+    with pytest.raises(ValueError, match="swept must change something, but no number that came out depends on alpha"):
+        sweep(run, grid)
+    assert sweep(run, {**grid, "alpha": [1.0]}).x.shape == (2, 2, 1, 2)
+    assert sweep(run, {"tau": [0.1], "alpha": [1.0, 2.0]}, {"seed": 1}).x.shape == (1, 2, 2)  # no replicates
+    with pytest.raises(ValueError, match="depends on seed"):
+        sweep(lambda seed, tau: {"x": tau}, {"seed": [1, 2], "tau": [0.1, 1.0]})
+    assert sweep(
+        lambda seed: {"large": True, "n": 3, "time": np.inf}, {"seed": [1, 2]}
+    ).large.all()  # these tell nothing
+
+
 def test_what_threads_draw_is_told_apart():
     """A Dask worker may run cells side by side."""
     both, found = threading.Barrier(2), {}

@@ -113,7 +113,7 @@ def sweep(
 
     Raises:
         ValueError, TypeError: bad grid or arguments, before anything runs; cells that do not fit together, or that
-            are replicates and drew the same random numbers.
+            are replicates and drew the same random numbers; beside replicates, a dimension on which no number depends.
         RuntimeError: `run` failed at some point; names the first, after all other cells are finished. Or it cannot be
             copied to other processes, or these are killed again and again: cells that were lost with a process are
             computed by new ones, until four times in a row none was finished.
@@ -194,6 +194,7 @@ def sweep(
     if left := len(cells) - len(done):
         raise Paused(f"{left} of {len(cells)} cells of {title} are left: run again to go on")
     _check_replicates(done, points, set(common))
+    _check_effects(done, points, grid)
     return _combine(done, points, grid)
 
 
@@ -208,6 +209,25 @@ def _check_replicates(cells: list[xr.Dataset], points: list[Point], common: set[
                         f"replicates must differ, but {dim} = {other} and {dim} = {point[dim]} both drew {stream!r} of "
                         f"seed {seed}: give each seeds of its own, or name the stream in `common`."
                     )
+
+
+def _check_effects(cells: list[xr.Dataset], points: list[Point], grid: Mapping[str, Sequence]) -> None:
+    """ValueError if beside replicates something is swept on which no number depends: a mistake in `run`.
+
+    Times, whose names have "second" in them, tell nothing, nor does a yes or no.
+    """
+    names = [name for name, v in cells[0].data_vars.items() if "second" not in str(name) and v.dtype.kind in "fc"]
+    names = [name for name in names if any(np.isfinite(cell[name]).any() for cell in cells)]
+    if not names or not any(dim in grid for dim in REPLICATES):
+        return
+    for dim in (dim for dim, values in grid.items() if len(values) > 1):
+        came_out: dict[tuple, set[bytes]] = {}  # rest of the point → what came out
+        for cell, point in zip(cells, points, strict=True):
+            rest = tuple(value for name, value in point.items() if name != dim)
+            out = b"".join(np.ascontiguousarray(cell[name].values).tobytes() for name in names)
+            came_out.setdefault(rest, set()).add(out)
+        if all(len(outputs) == 1 for outputs in came_out.values()):
+            raise ValueError(f"what is swept must change something, but no number that came out depends on {dim}.")
 
 
 def _may_begin(_: int) -> bool:
