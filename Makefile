@@ -84,6 +84,7 @@ pdf: $(READY)
 FRESH := _build/verify
 
 verify:
+	test ! -d $(FRESH)/bundle || mv $(FRESH)/bundle $(FRESH)-`date -r $(FRESH)/bundle +%Y%m%d-%H%M%S`
 	rm -rf $(FRESH)
 	$(MAKE) VENV=$(FRESH)/venv $(FRESH)/venv/.ready
 	$(FRESH)/venv/bin/python -m tools.verify --into $(FRESH)/bundle $(CHAPTERS)
@@ -134,9 +135,10 @@ readme: $(READY)
 	$(BIN)/python -m tools.readme
 	$(BIN)/python -m tools.crate
 
-# _build/gpu and _build/paper hold hours of paused runs.
+# _build/gpu, paper and visit hold hours of paused runs, verify* bundles that a codechecker completes.
 clean:
-	test ! -d $(BUILD) || find $(BUILD) -mindepth 1 -maxdepth 1 ! -name gpu ! -name paper -exec rm -rf {} +
+	test ! -d $(BUILD) || find $(BUILD) -mindepth 1 -maxdepth 1 ! -name gpu ! -name paper ! -name visit ! -name 'verify*' -exec rm -rf {} +
+	rm -rf $(FRESH)/venv
 	rm -rf build dist *.egg-info .pytest_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 	test ! -d chapters || find chapters -name '*.failed.ipynb' -delete

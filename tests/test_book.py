@@ -641,3 +641,11 @@ def test_a_page_that_asks_a_foreign_address_is_noticed(browser, tmp_path):
     with Tab(browser, f"http://127.0.0.1:{server.server_port}", "page") as seen:
         assert any("foreign address http://example.invalid" in fault for fault in seen.faults)
     server.shutdown()
+
+
+def test_a_folder_that_others_made_is_not_built_into(tmp_path):
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "thesis.tex").write_text("mine")
+    done = build(tmp_path / "none", tmp_path)
+    assert done.returncode == 2 and "--out must be a folder of earlier builds, or have no source" in done.stderr
+    assert (tmp_path / "source" / "thesis.tex").read_text() == "mine"

@@ -170,3 +170,8 @@ def test_how_far_a_mean_moved_is_without_bias():
     found = np.mean([mean_product(each, each) for each in apart])
     planted = np.mean([(each.mean("seed") ** 2).mean("test") for each in apart])
     assert found == pytest.approx(0.01, abs=2e-3) and planted > 0.05
+
+
+def test_networks_without_an_answer_are_not_right():
+    Fy = np.array([[np.nan, np.nan], [1.0, 1.0]])
+    assert np.isnan(ensemble_error(Fy, np.array([[1, 0], [1, 1]]))).all()

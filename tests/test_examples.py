@@ -3,9 +3,12 @@
 import doctest
 import importlib
 import inspect
+import pkgutil
 import re
 
 import pytest
+
+from lazylib import book
 
 ROOMS = ("nets", "problems", "objectives", "flows", "measures", "laziness", "runs")
 NOT_RUN = {"cifar10_or_sample"}  # it may load a set
@@ -18,6 +21,11 @@ def public():
             thing = getattr(module, name)
             if callable(thing):
                 yield pytest.param(module, name, thing, id=f"{room}.{name}")
+
+
+@pytest.mark.parametrize("name", [module.name for module in pkgutil.iter_modules(book.__path__)])
+def test_the_examples_of_the_book_run(name):
+    assert doctest.testmod(importlib.import_module(f"lazylib.book.{name}")).failed == 0
 
 
 @pytest.mark.parametrize(("module", "name", "thing"), public())

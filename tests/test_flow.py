@@ -221,3 +221,32 @@ def test_too_little_memory_is_said_before_work_starts(monkeypatch):
     monkeypatch.setattr("lazylib.runs._memory.psutil.virtual_memory", lambda: type("M", (), {"available": 1000})())
     with pytest.raises(MemoryError, match="a batch of 3 runs needs .* GiB"):
         gradient_flow(objective, 1.0)
+
+
+def test_a_flow_starts_from_zero():
+    class Linear:
+        size, q = 2, 1
+
+        def __call__(self, w, x):
+            return w @ x.mT
+
+    x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    flow = gradient_flow(square_loss(Linear(), torch.zeros(1, 2), x, x @ torch.tensor([1.0, -2.0])), T=50.0, rtol=1e-3)
+    assert flow.reached.all() and torch.allclose(flow.u, torch.tensor([[1.0, -2.0]]), atol=1e-2)
+    net = TwoLayer(2, 8)
+    still = gradient_flow(square_loss(net, torch.zeros(1, net.size), x, x[:, 0]), T=5.0)
+    assert still.reached.all() and not still.u.any()  # a saddle
+
+
+@pytest.mark.parametrize(
+    ("w0", "x", "words"),
+    [
+        (torch.zeros(1, 24, dtype=torch.float64), torch.zeros(3, 2), "both be float32 or both float64"),
+        (torch.zeros(1, 24).half(), torch.zeros(3, 2).half(), "both be float32 or both float64"),
+        (torch.zeros(1, 24), torch.zeros(0, 2), "a run and an input at least, got 1 and 0"),
+        (torch.zeros(0, 24), torch.zeros(3, 2), "a run and an input at least, got 0 and 3"),
+    ],
+)
+def test_two_layer_networks_refuse_what_they_cannot_compute(w0, x, words):
+    with pytest.raises(ValueError, match=words):
+        square_loss(TwoLayer(2, 8), w0, x, torch.zeros(len(x), dtype=x.dtype))

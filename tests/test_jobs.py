@@ -186,3 +186,11 @@ def test_jobs_that_are_killed_and_queued_again_share_the_work(notebook, tmp_path
         for folder in ("plan", "calm")
     )
     assert shown == expected
+
+
+def test_a_folder_may_have_a_blank_in_its_name(tmp_path, monkeypatch):
+    path = write(tmp_path / "n.ipynb", code("preset: str = 'smoke'", tags=["parameters"]))
+    folder = tmp_path / "my runs"
+    jobs.plan(path, folder, {}, 2)
+    script = (folder / "array.sbatch").read_text()
+    assert f'#SBATCH --output="{folder}/job-%a.log"' in script and f"run '{folder}' --index" in script

@@ -215,3 +215,13 @@ def test_a_plane_is_a_plane():
     plane = Plane(torch.zeros(3), torch.tensor([[1.0, 0, 0], [0, 2.0, 0]]))
     assert plane.points(torch.tensor([2.0, 3.0])).tolist() == [2.0, 6.0, 0.0]
     assert plane.coordinates(torch.tensor([2.0, 6.0, 5.0])).tolist() == [2.0, 3.0]
+
+
+def test_whole_numbers_are_targets_too():
+    net, x = TwoLayer(3, 4), torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
+    w = net.init(1.0, [0, 1, 2])
+    found = [plane_loss(net, pca_plane(w), [0.0, 1.0], [0.0], x, torch.tensor([1, -1] * 5, dtype=t)) for t in KINDS]
+    assert torch.equal(*found) and found[0].dtype == w.dtype
+
+
+KINDS = (torch.int64, torch.float32)

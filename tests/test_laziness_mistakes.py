@@ -265,3 +265,135 @@ def test_the_estimate_is_what_a_pass_over_a_whole_mini_batch_keeps(batch, monkey
     kept = rows * 4 * 5 * 6 * 6 + x.nbytes + weights  # a mini-batch of x is a view of it
     assert f"{rows} inputs" in what
     assert needed == pytest.approx(2 * kept + 8 * weights, rel=0.02)
+
+
+# ---- found by a reader of the code ----
+
+
+class One(nn.Module):
+    """A classifier of two classes with one output and no dimension for it."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = net(1)
+
+    def forward(self, x):
+        return self.body(x)[:, 0]
+
+
+def test_whole_numbers_are_no_probabilities_over_the_inputs():
+    model = One()
+    with pytest.raises(ValueError, match="one output has no classes"):
+        laziness.compare(moved(model), model, X, Y % 2)
+    model = net(3)
+    with pytest.raises(ValueError, match="must be probabilities, which sum to 1"):
+        laziness.compare(moved(model), model, X, torch.ones(6, 3, dtype=int))
+
+
+def test_probabilities_may_have_the_classes_last():
+    model = nn.Sequential(net(15), nn.Unflatten(1, (5, 3)))
+    before, y = moved(model), torch.softmax(torch.randn(6, 5, 3), -1)
+    found = laziness.compare(before, model, X, y, loss="cross-entropy")["loss after"]
+    expected = -(y * torch.log_softmax(model(X), -1)).sum(-1).mean()
+    assert found == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["square", "bce"])
+def test_targets_of_another_order_are_refused(loss):
+    model = nn.Sequential(net(15), nn.Unflatten(1, (5, 3)))
+    with pytest.raises(ValueError, match=r"y must have the shape \(6, 5, 3\) of the outputs, got \(6, 3, 5\)"):
+        laziness.compare(moved(model), model, X, torch.rand(6, 3, 5), loss=loss)
+
+
+def test_targets_of_bce_lie_between_0_and_1():
+    model = net(1)
+    with pytest.raises(ValueError, match="y of bce must lie between 0 and 1, got -1 to 1"):
+        laziness.compare(moved(model), model, X, torch.tensor([-1.0, 1.0] * 3), loss="bce")
+
+
+def test_a_loss_of_torch_does_not_broadcast():
+    model = net(1)
+    with pytest.raises(ValueError, match=r"y must have the shape \(6, 1\) of the outputs for this loss, got \(6,\)"):
+        laziness.compare(moved(model), model, X, X[:, 0], loss=nnf.mse_loss)
+
+
+def test_y_has_a_row_for_each_input():
+    model = net()
+    for measure in (lambda: laziness.Tracker(model, X[:3], Y), lambda: laziness.compare(moved(model), model, X, Y[0])):
+        with pytest.raises(ValueError, match="y must have one row for each of the [36] inputs"):
+            measure()
+
+
+def test_training_goes_on_where_no_tangent_model_can_be_had():
+    model = nn.Sequential(nn.EmbeddingBag(10, 4), nn.Linear(4, 2))
+    words = torch.randint(10, (6, 3), generator=torch.Generator().manual_seed(0))
+    tracker = laziness.Tracker(model, words)
+    with torch.no_grad():
+        model[1].weight += 0.1
+    tracker.step()
+    assert len(tracker.records) == 2
+    with pytest.raises(ValueError, match="κ needs derivatives of the outputs by the weights, twice"):
+        laziness.at_init(model, words, torch.randn(6, 2))
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_the_layer_of_the_outputs_is_no_feature_even_if_it_is_frozen(frozen):
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    model[4].requires_grad_(not frozen)
+    before = moved(model)  # the last layer, too
+    report = laziness.compare(before, model, X)
+    layers = {m.layer: m.value for m in report.measures if m.name == "feature similarity" and m.layer}
+    assert set(layers) == set("01234") or frozen
+    assert report["feature similarity"] == min(value for name, value in layers.items() if name != "4")
+
+
+def test_one_input_with_many_outputs_has_a_kernel():
+    for n in (1, 2):
+        model = nn.Linear(4, 600)
+        report = laziness.compare(moved(model), model, X[:n])
+        (found,) = [m for m in report.measures if m.name == "kernel change"]
+        assert np.isfinite(found.value) and np.isfinite(found.error)
+
+
+def test_sparse_gradients_count_as_dense_ones_and_a_norm_that_changes_weights_is_refused():
+    words, values = torch.arange(6).view(3, 2), []
+    for sparse in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Embedding(10, 4, sparse=sparse), nn.Flatten(), nn.Linear(8, 2))
+        values.append(laziness.compare(moved(model), model, words)["kernel change"])
+    assert values[0] == pytest.approx(values[1])
+    model = nn.Sequential(nn.Embedding(10, 4, max_norm=1.0), nn.Flatten(), nn.Linear(8, 2))
+    with pytest.raises(ValueError, match="Embedding.* changes its weights in each pass: measure with max_norm=None"):
+        laziness.compare(laziness.snapshot(model), model, words)
+
+
+def test_whatever_precision_torch_is_told_to_have_all_digits_are_kept():
+    model, values = net(), []
+    before = moved(model)
+    parts = [getattr(torch.backends.cudnn, "conv", None), getattr(torch.backends.mkldnn, "matmul", None)]
+    try:
+        for precision in ("highest", "medium"):
+            torch.set_float32_matmul_precision(precision)
+            values.append(laziness.compare(before, model, X)["kernel change"])
+            assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    for part in filter(None, parts):
+        kept = part.fp32_precision
+        try:
+            part.fp32_precision = "ieee"
+            values.append(laziness.compare(before, model, X)["kernel change"])
+            assert part.fp32_precision == "ieee"
+        finally:
+            part.fp32_precision = kept
+    assert len(set(values)) == 1
+
+
+def test_the_kink_of_a_threshold_is_where_it_is():
+    torch.manual_seed(0)
+    one = nn.Sequential(nn.Linear(4, 64), nn.Threshold(0.5, 0.0), nn.Linear(64, 2))
+    with torch.no_grad():
+        one[0].weight.zero_(), one[0].bias.fill_(0.3)
+        before = laziness.snapshot(one)
+        one[0].bias.fill_(0.7)  # each unit passes 0.5, and none passes 0
+    assert laziness.compare(before, one, X)["activation stability"] == 0.0

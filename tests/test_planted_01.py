@@ -58,6 +58,16 @@ PLANTED = {  # name → (code to replace, limbs that tell it)
         {"    h0, J0, root =": "    net = nets.tangent(net, w0)\n    h0, J0, root ="},
         RATIOS,
     ),
+    "null: a model that is linear in its inputs, not in its weights": (
+        {
+            "net = nets.tangent(net, w0)": "net = lambda w, x: x @ (w[p.m : p.m * (p.d + 1)].view(p.m, p.d).T @ w[: p.m])",
+        },
+        {"K1.linear"},
+    ),
+    "null: steps as long as the inverse curvature": (
+        {"size = p.step / max(1.0, kappa)": "size = 1 / max(1.0, kappa)"},
+        {"K1.bound"},
+    ),
     "the bound upside down": ({"nonlinear.ratio / nonlinear.kappa": "nonlinear.kappa / nonlinear.ratio"}, {"K1.bound"}),
     "the intercept for the slope": (
         {"part.ratio.values.ravel(), 1)[0]": "part.ratio.values.ravel(), 1)[1]"},
@@ -99,6 +109,10 @@ PLANTED = {  # name → (code to replace, limbs that tell it)
             "x, y, w0, at = setting(net, seed, n=p.wide_n)": "(x, y), w0 = problem(seed, p.wide_d, p.wide_n), net.init(1.0, seed, dtype=torch.float64)[0].abs()\n    at = parts(net, w0, x, y)"
         },
         {"K4.falls", "K4.rate"},
+    ),
+    "null: initial weights that grow as 1/m makes the output fall": (
+        {"setting(net, seed, n=p.wide_n)": "setting(net, seed, m**0.25, n=p.wide_n)"},
+        {"K4.falls", "K4.flat", "K4.rate"},
     ),
 }
 

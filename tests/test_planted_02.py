@@ -21,6 +21,10 @@ START = "    w0 = net.init(TAUS, seed, symmetrized)"
 NOISE = (
     "    problem.y.normal_(generator=generator(seed, 'y')), problem.y_test.normal_(generator=generator(seed, 'test'))\n"
 )
+STEP, PLANE_START = (
+    "step = np.minimum(10, 0.1 / np.square(TAUS))",
+    "torch.tensor(taus).double().unsqueeze(1) * plane_init(net, seed)",
+)
 LONG = {"iterations": 6000, "plane_iterations": 1, "plane_check": 1, "plane_trials": 2}  # to 10 %, symmetrized, too
 
 PLANTED = {  # what is wrong → lines replaced, what tells it, parameters
@@ -46,6 +50,21 @@ PLANTED = {  # what is wrong → lines replaced, what tells it, parameters
         {},
     ),
     "null: targets are noise": ({START: NOISE + START}, {"T2.grows", "T3.higher", "T4.own"}, {}),
+    "null: in the plane two other starts at one τ for both": (
+        {PLANE_START: "torch.stack([plane_init(net, seed + 100 * k) for k in range(len(taus))])"},
+        {"T1.far", "T1.near", "T1.aligned", "T1.teacher"},
+        {},
+    ),
+    "null: the steps of the lazy runs for all": (
+        {STEP: "step = np.full(2, 0.1 / TAUS[1] ** 2)"},
+        {"T2.stops", "T3.settled", "T4.same", "T4.equal", "T4.clocks"},
+        {},
+    ),
+    "null: the same steps for all, in which small weights hardly move": (
+        {STEP: "step = np.full(2, 0.001 / TAUS[1] ** 2)"},
+        {"T2.smaller", "T2.early", "T2.stops", "T3.settled"},
+        {},
+    ),
     "changes of the weights not divided": ({"(u / w0[runs]).abs()": "u.abs()"}, {"T2.smaller"}, {}),
     "displacement over the last weights": ({DISPLACED: DISPLACED.replace("w0[runs]", "w")}, {"T1.far"}, {}),
     "first and last state swapped": (

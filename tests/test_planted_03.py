@@ -103,6 +103,13 @@ P1_P3 = {  # what is wrong → the limbs that tell it, lines replaced
         "P1.starts P2.plateau P2.flat P2.lazy",
         {'columns |= {"end": end,': 'columns |= {"end": columns["tangent_T"],'},
     ),
+    "null: tangent models with an output at the start in the place of the networks": (
+        "P1.plateau P2.plateau P2.flat P2.lazy P3.earlier",
+        {
+            "net.init(taus, seed, symmetrized=symmetrized,": "net.init(taus, seed, symmetrized=False,",
+            'columns |= {"end": end,': 'columns |= {"end": columns["tangent_T"],',
+        },
+    ),
     "a mean of logarithms that is not taken back": (
         "P2.positive",
         {
@@ -171,6 +178,13 @@ P4 = {
         "P4.rises P4.starts",
         {"b_metric=p.d": "b_metric=1e-12"},
     ),
+    "null: networks that are neither symmetrized nor trained": (
+        "P4.plateau P4.limit? P4.descent",
+        {
+            "= wide.init(taus, seed, symmetrized=True": "= wide.init(taus, seed, symmetrized=False",
+            "[0.95 * p.sgd_iterations, 20_000]": "[1e-6, 2e-6]",
+        },
+    ),
     "the formula at other weights": (
         "P4.formula",
         {"population_loss(wide, w0, teacher_net, teacher)": "population_loss(wide, 1.1 * w0, teacher_net, teacher)"},
@@ -232,6 +246,13 @@ P5 = {
     "null: the centred network, that ends in a minimum": (
         "P5.minimum",
         {'.sel(init="symmetrized")\n    falls': '.sel(init="centred")\n    falls'},
+    ),
+    "null: the hidden layer is frozen, and the output not zero at the start": (
+        "P5.zero P5.global P5.minimum",
+        {
+            "objective = population_loss(tiny, w0, teacher_net, teacher)\n": "objective = population_loss(tiny, w0, teacher_net, teacher, b_metric=1e-12)\n",
+            'tiny.init(tau, seeds, symmetrized=init == "symmetrized", dtype=F64)': "tiny.init(tau, seeds, dtype=F64)",
+        },
     ),
     "start of P5 not symmetrized": (
         "P5.zero",

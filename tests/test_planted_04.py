@@ -106,6 +106,14 @@ S1 = {  # what is wrong → lines replaced, cells run again, limbs that tell it
         DESCENT,
         {"S1.published", "S1.flow", "S1.lazy"},
     ),
+    "null: for the published start the test targets of other inputs": (
+        {
+            "    rate = lam * taus**2\n": "    rate = lam * taus**2\n"
+            "    test = test if symmetrized else square_loss(net, w0, problem.x_test, problem.y_test.roll(1))\n"
+        },
+        DESCENT,
+        {"S1.flow", "S1.adapted", "S1.clock"},
+    ),
     "null: networks that were never trained": (
         {'"iterations": p.iterations}': '"iterations": 0}'},
         DESCENT,
@@ -173,6 +181,14 @@ S2_EARLY = {
     ),
     "learned where much is left": ({"(middle.train < LEARNED)": "(middle.train > LEARNED)"}, [], {"S2.each?"}),
     "mimics are what is lazy": ({"& ~lazy": "& lazy"}, [], {"S2.some", "S2.each?"}),
+    "null: one start for all, of the optimizers, too": (
+        {
+            'plain = sweep(flows, seeds, {"symmetrized": False,': 'plain = sweep(flows, seeds, {"symmetrized": True,',
+            "for each in (True, False))": "for each in (True, True))",
+        },
+        CHOICES,
+        {"S2.some", "S2.changed", "S2.each?"},
+    ),
 }
 PLANTED = {**S1, **S2}
 

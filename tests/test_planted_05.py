@@ -118,6 +118,15 @@ PLANTED = {  # what is wrong → lines replaced, cells run again, limbs that tel
         GRID,
         {"A1.grid", "A1.rows"},
     ),
+    "null: networks of one degree behind every q": (
+        {
+            "[name].sel(name=each)": '[name].sel(name="q = 3" if NETS[each].q else each)',
+            'started_at(f"q = {q}"': 'started_at("q = 3"',
+            "[1.0, 3.0, 50.0, 1e3]": "[1.0, 3.0]",  # fewer α, which take long
+        },
+        KAPPA,
+        {"A1.loss", "A1.kappa", "A1.curves"},
+    ),
     "null: the published run mended": (MENDED | STEPS, PUBLISHED, {"A1.panel", "A1.published"}),
     "null: the published run mended, and symmetrized": (
         MENDED | STEPS | SYMMETRIZED,

@@ -144,6 +144,14 @@ PLANTED = {  # what is wrong → the limbs that tell it, lines replaced, paramet
         },
         {},
     ),
+    "null: initial weights ten times larger": (
+        {"L1.stays", "L1.narrow", "L1.widens", "L2.middle", "L2.unseen"},
+        {"w0 = net.init(1.0,": "w0 = net.init(10.0,"},
+        {},
+    ),
+    "null: initial weights that grow with the width": (
+        {"L1.wide", "L1.widens", "L1.deeper"}, {"w0 = net.init(1.0,": "w0 = net.init((m / p.widths[0]) ** 1.7,"}, {},
+    ),
     "null: an α that does nothing": (
         {"L2.bump", "L2.middle"}, {'"1/√m": lambda m: m**-0.5}': '"1/√m": lambda m: 1 / m}'}, {},
     ),
@@ -189,6 +197,27 @@ PLANTED_STORED = {  # what is wrong → the limbs that tell it, lines replaced
     ),
     "widths in the wrong order": (
         {"L3.over_m"}, {"width, loss = part.wide": "width, loss = part.wide.copy(data=part.wide.values[:, ::-1])"},
+    ),
+    "null: one scale behind both labels": (
+        {"L3.large_m"},
+        {
+            'part = data.sel(plane="published")\n    width':
+                'part = data.sel(plane="published", scale=["1/m", "1/m"]).assign_coords(scale=[*SCALES])\n    width'
+        },
+    ),
+    "null: the widest networks behind every width": (
+        {"L3.small_m"},
+        {
+            'part = data.sel(plane="published")\n    width':
+                'part = data.sel(plane="published").isel(m=[-1] * len(data.m)).assign_coords(m=data.m)\n    width'
+        },
+    ),
+    "null: in each trial the losses of the widths in another order": (
+        {"L3.over_m"},
+        {
+            'part.loss.mean("run")':
+                'part.loss.mean("run").copy(data=np.random.default_rng(0).permuted(part.loss.mean("run"), axis=1))'
+        },
     ),
 }  # fmt: skip
 

@@ -129,6 +129,25 @@ PLANTED = {  # what is wrong → code to replace, sweeps to run again, limbs tha
         [],
         {"B3.early", "B3.late"},
     ),
+    "null: targets two percent larger than those of the tangent models": (
+        {"w0.repeat(len(alphas), 1), x, goals)": "w0.repeat(len(alphas), 1), x, 1.02 * goals)"},
+        ["short"],
+        {"B1.square", "B1.linear", "B1.start", "B3.early", "B3.formula"},
+    ),
+    "null: fewer weights than inputs under both labels": (
+        {'"over": (10, 20, 20)': '"over": (5, 50, 2)'},
+        ["ends"],
+        {"B4.global"},
+    ),
+    "null: a symmetrized network where there are fewer weights than inputs": (
+        {
+            "setting(kind, seed)\n": 'setting(kind, seed, symmetrized=kind == "under")\n',
+            "-min(len(x), net.size)]": "-min(len(x), net.size // 2)]",  # half of them do nothing at the start
+            "alpha, times, 1e-4)\n": 'alpha, times, 3e-2 if kind == "under" else 1e-4)\n',  # it takes long
+        },
+        ["ends"],
+        {"B4.rate", "B4.kernel", "B4.minimum", "B4.law"},
+    ),
     "the largest eigenvalue for the smallest": (
         {"solution.eigenvalues[-min(len(x), net.size)]": "solution.eigenvalues[-1]"},
         ["ends"],

@@ -98,6 +98,11 @@ PLANTED = {  # what is wrong → limbs that tell it, code replaced, the sweep to
         {FEWER: f"{FEWER}\n    n = n // 16 if L == 3 else n"},
         "outputs",
     ),
+    "null: a sixteenth of the images for the deep networks": (
+        {"G14.many"},
+        {FEWER: f"{FEWER}\n    n = n // 16 if L == 9 else n"},
+        "outputs",
+    ),
     "null: nine layers are three": (
         {"G14.single"},
         {CASE_NET: CASE_NET.replace("L)", "3)"), "rtol or p.rtol)\n    F": "p.rtol)\n    F"},

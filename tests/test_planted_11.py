@@ -31,6 +31,8 @@ ALPHA = "alpha_hats, device=p.device) / math.sqrt(h)"
 CHANGE = "kernel_change(net, w0, w0 + u, x_test)"
 DATA = "data = parity(name, p.frozen_n, n_test, 0)  # the same for all initializations"
 KERNELS = '{"initial": w0[0], "final": (w0 + flow.u)[0]}.items()'
+BENT = "**low}, p.store)"
+DEPTHS = "store=p.store).assign_attrs(n=p.n)"
 NETWORK = "FullyConnected(x.shape[1], h, L, activation)"
 SPEEDS = 'np.sqrt(np.square(speeds.speed).mean("layer"))'
 
@@ -113,6 +115,21 @@ PLANTED = {  # what is wrong → code to replace, sweeps to run again, limbs tha
         "depths",
         {"G4.feature", "G5.kernel", "G5.steeper"},
     ),
+    "null: the feature regime under every label": (
+        {
+            DEPTHS: f"{DEPTHS}\ndepths = depths.isel(alpha_hat=[0, 1, 2, 0, 2]).assign_coords(alpha_hat=depths.alpha_hat)"
+        },
+        "kinks",
+        {"G4.lazy", "G5.lazy", "G6.lazy", "G9.softplus"},
+    ),
+    "null: one depth under every label": (
+        {
+            DEPTHS: f"{DEPTHS}\ndepths = depths.sel(L=[3] * len(depths.L)).assign_coords(L=depths.L)",
+            BENT: f"{BENT}\nbent = bent.sel(L=[3] * len(bent.L)).assign_coords(L=bent.L)",
+        },
+        None,
+        {"G5.weights", "G5.steeper", "G5.flatter", "G15.deeper"},
+    ),
     "the two regimes swapped": (
         {'"lazy": {"low": p.lazy_from}, "feature"': '"feature": {"low": p.lazy_from}, "lazy"'},
         None,
@@ -180,6 +197,11 @@ PLANTED = {  # what is wrong → code to replace, sweeps to run again, limbs tha
     "before t1 and after it swapped": ({"t < 0.1 * t1": "t > 0.1 * t1"}, None, {"G6.linear"}),
     "to ten times t1": ({"t < 0.1 * t1": "t < 10 * t1"}, None, {"G6.linear"}),
     "f and t without their logarithms": ({"(np.log(x).where(t": "(x.where(t"}, None, {"G6.linear"}),
+    "null: the outputs of the way backwards": (
+        {"one.f / np.sqrt(one.h)": "one.f.isel(step=slice(None, None, -1)) / np.sqrt(one.h)"},
+        None,
+        {"G6.linear"},
+    ),
     "half of the loss at a tenth of its time": ({"half_time(one)):": "0.1 * half_time(one)):"}, None, {"G6.up_to"}),
     "a ten-thousandth of the loss for half of it": (
         {"t1, half_time(one)):": 't1, stats.crossing(one.t, -one.loss, -0.9999, dim="step")):'},
@@ -306,11 +328,6 @@ PLANTED = {  # what is wrong → code to replace, sweeps to run again, limbs tha
         {'powers[unit, L] = fit(data.sel(L=L), "kernel",': 'powers[unit, L] = fit(data.sel(L=L), "weights",'},
         None,
         {"G15.below"},
-    ),
-    "null: a depth that does nothing": (
-        {NETWORK: "FullyConnected(x.shape[1], h, 3, activation)"},
-        "powers",
-        {"G5.weights", "G5.steeper", "G5.flatter", "G15.deeper"},
     ),
     "null: so few images that no unit flips": (
         {'"seen": p.relu_seen}, p.store)': '"seen": 10}, p.store)'},

@@ -69,6 +69,18 @@ IN_THE_FLOWS = [  # errors planted together: what is wrong → limbs that tell i
             {IMAGES: f"{IMAGES}    {OF_ITS_OWN}"},
         )
     },
+    {
+        "null: with biases, for each network another permutation of the classes": (
+            {"G13.error", "G13.variance", "G13.spread"},
+            {IMAGES: f"{IMAGES}    {OF_ITS_OWN}".replace("centred and not bias", "bias")},
+        )
+    },
+    {
+        "null: biases that are all zero": (
+            {"G13.biased", "G13.large"},
+            {"for factor in (0.1, 1.0))": "for factor in (0.0, 0.0))"},
+        )
+    },
 ]
 AFTER_THEM = {
     "the standard deviation for the variance": ({"G2.variance"}, {"np.log(s[name]))": "2 * np.log(s[name]))"}),
@@ -102,6 +114,7 @@ AFTER_THEM = {
             "at(e, alpha_hat=alpha_hat)": "at(e, alpha_hat=p.lazy)",
         },
     ),
+    "null: the feature regime twice": ({"G12.lazy"}, {"at(e, alpha_hat=alpha_hat)": "at(e, alpha_hat=p.feature)"}),
     "errors as shares": ({"G12.lazy", "G13.large"}, {"errors = 100 * summary": "errors = summary"}),
     "percent of percent": ({"G12.feature?"}, {"errors = 100 * summary": "errors = 100**2 * summary"}),
     "the regimes swapped": (

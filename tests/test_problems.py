@@ -66,3 +66,10 @@ def test_a_few_twins_of_a_set_of_images_are_let_pass():
     x_test[5] = x[5]
     with pytest.raises(ValueError, match="6 of 500"):
         check_apart(x, x_test)
+
+
+def test_an_output_that_is_no_number_is_no_right_answer():
+    data = parity("digits", 10, 10, 0)
+    outputs = torch.stack([data.y_test, torch.full_like(data.y_test, torch.nan)])
+    found = data.error(outputs)
+    assert found[0] == 0 and found[1].isnan()

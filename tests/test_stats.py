@@ -323,10 +323,9 @@ def test_an_estimate_takes_a_format():
 
 def test_an_estimate_is_rounded_as_a_whole():
     found = Estimate(5.678, -0.04, 12.34, 3)
-    assert found.significant(2) == (5.7, -0.04, 12.0, 3)
+    assert found.significant(2) == "6 [0, 12] (n = 3)" and str(found) == found.significant(9)
     assert found.rounded(1) == (5.7, 0.0, 12.3, 3) and str(found.rounded(1).low) == "0.0"  # no -0.0
-    unknown = Estimate(1.0, math.nan, math.nan, 1).significant(2)
-    assert unknown.value == 1.0 and unknown.ci is None
+    assert Estimate(1.0, math.nan, math.nan, 1).significant(2) == "1.0 (n = 1)"
 
 
 def test_the_same_unit_counted_several_times_tells_nothing():

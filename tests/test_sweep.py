@@ -216,7 +216,7 @@ def test_a_write_that_dies_before_the_rename_leaves_no_cell(tmp_path, log, monke
 
 
 def test_leftovers_of_killed_sweeps_go_but_not_those_of_a_running_one(tmp_path, log):
-    old, young = tmp_path / ".old.tmp", tmp_path / ".young.tmp"
+    old, young = tmp_path / ".cell-old.tmp", tmp_path / ".cell-young.tmp"
     old.write_text("")
     young.write_text("")
     os.utime(old, (0, 0))
@@ -1079,3 +1079,28 @@ def test_seeds_that_overlap_are_found():
     with pytest.raises(ValueError, match="seed = 0 and seed = 1 both drew 'init' of seed 1"):
         sweep(run, {"seed": [0, 1]})
     assert sweep(run, {"seed": [0, 8]}).x.shape == (2, 8, 1)
+
+
+def scaled(how):
+    x = xr.DataArray(np.array([1.23, 2.34]), dims="i")
+    if how == "attribute":
+        x.attrs["scale_factor"] = 2.0
+    else:
+        x.encoding = {"dtype": "int16", "scale_factor": 0.1}
+    return {"x": x}
+
+
+def test_a_store_gives_back_the_numbers_that_it_was_given(tmp_path):
+    for _ in range(2):
+        assert sweep(scaled, {"how": ["encoding"]}, store=tmp_path).x.values.tolist() == [[1.23, 2.34]]
+    with pytest.raises((ValueError, RuntimeError), match="'x' must not have the attribute scale_factor"):
+        sweep(scaled, {"how": ["attribute"]}, store=tmp_path)
+
+
+def test_a_store_leaves_hidden_files_of_others_alone(tmp_path):
+    others = [tmp_path / name for name in (".draft.tmp", ".poetry.lock", ".cell.tmp")]
+    for other in others:
+        other.write_text("mine")
+        os.utime(other, (0, 0))
+    sweep(lambda a: {"x": a}, {"a": [1]}, store=tmp_path)
+    assert all(other.read_text() == "mine" for other in others)

@@ -183,15 +183,15 @@ def test_no_flipped_bit_cut_or_other_name_of_a_checkpoint_is_taken(data, tmp_pat
         damaged[k * len(content) // 40] ^= 1 << k % 8
         file.write_bytes(damaged)
         with pytest.warns(UserWarning, match="is damaged and is not used"):
-            taken += classifier._load(path, key, list(net.parameters()), None)
+            taken += classifier._load(path, key, list(net.parameters()), [], None)
     for cut in (0, 1, len(content) // 2, len(content) - 1):
         file.write_bytes(content[:cut])
         with pytest.warns(UserWarning, match="is damaged and is not used"):
-            taken += classifier._load(path, key, list(net.parameters()), None)
+            taken += classifier._load(path, key, list(net.parameters()), [], None)
     file.write_bytes(content)
     other = file.rename(tmp_path / name.replace(key, "0" * 32))
     with pytest.warns(UserWarning, match="is damaged and is not used"):
-        taken += classifier._load(path, "0" * 32, list(net.parameters()), None)
+        taken += classifier._load(path, "0" * 32, list(net.parameters()), [], None)
     assert taken == [] and all(map(torch.equal, untouched, net.parameters()))
 
     other.rename(file)
@@ -370,3 +370,24 @@ def test_where_the_start_is_had_once_the_training_is_the_same(data, monkeypatch)
         torch.testing.assert_close(once.after(once.start(images), images), once(images))
         twice = once.after(2 * once.start(images), images)
         torch.testing.assert_close(once(images) - twice, once.start(images))
+
+
+def test_running_statistics_resume_with_the_weights(data, tmp_path):
+    def network():
+        torch.manual_seed(0)
+        body = torch.nn.Conv2d(data.x.shape[1], 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU()
+        return torch.nn.Sequential(*body, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 10))
+
+    whole, cut, again = network(), network(), network()
+    list(train(whole, data, SHORT, precision="float32"))
+    for epoch in train(cut, data, SHORT, precision="float32", checkpoint=tmp_path / "run.pt"):
+        if epoch.number == 2:
+            break
+    list(train(again, data, SHORT, precision="float32", checkpoint=tmp_path / "run.pt"))
+    assert all(torch.equal(a, b) for a, b in zip(whole.buffers(), again.buffers(), strict=True))
+
+
+@pytest.mark.parametrize("every", [0, 1.5])
+def test_how_often_is_tested_is_checked_before_work(data, every):
+    with pytest.raises(ValueError, match="test_every must be a whole number ≥ 1"):
+        next(train(model(1.0), data, SHORT, test_every=every))

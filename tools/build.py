@@ -28,6 +28,7 @@ from tools.vendor import NotFetched, vendor
 BESIDE = ("_toc.yml", "references.bib", "favicon.svg", "picture.svg")  # not pages, but needed for them
 STATIC = ROOT / "tools" / "static"
 VENDOR = ROOT / "_build" / "vendor"
+MARK = ".lazylib-build"  # in a folder whose parts may be removed
 EXPORTED = (
     'All of this is also a file: <a href="../_data/ledger.json" download>ledger.json</a>. '
     "The digests of all data and notebooks of these pages are in "
@@ -217,6 +218,11 @@ def main() -> int:
     parser.add_argument("--root", type=Path, default=ROOT, help="folder of _toc.yml; default: this project")
     given = parser.parse_args()
     out = given.out.resolve()
+    taken = [name for name in ("source", "pages", "html") if (out / name).exists()]  # what is made anew
+    if taken and out != ROOT / "_build" and not (out / MARK).exists():
+        parser.error(f"--out must be a folder of earlier builds, or have no {', '.join(taken)}, not {out}")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARK).touch()
     status = make(given.notebooks.resolve(), out, given.root.resolve())
     if status == 0:
         print(f"The book: {address(out)}")

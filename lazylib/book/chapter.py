@@ -40,7 +40,7 @@ RESULTS = PACKAGE.parent / "results"
 MANIFEST = "SHA256SUMS"  # beside the results; `sha256sum *.nc > SHA256SUMS` writes it too, `sha256sum -c` checks it
 SYMBOLS = {"alpha_hat": "√h·α"}  # of dimensions in tables
 TITLES = {
-    "paper": "published scale, stored",
+    "paper": "published scale or near it, stored",
     "gpu": "a larger run on a GPU, stored",
     "cpu": "a larger run on a processor, stored",
 }

@@ -33,10 +33,15 @@ class Estimate(NamedTuple):
         """(low, high), or None if the interval is not known."""
         return None if np.isnan(self.low).any() or np.isnan(self.high).any() else (self.low, self.high)
 
-    def significant(self, digits: int = 2) -> Estimate:
-        """The same, of floats, to so many significant digits: the last bits of a machine do not show."""
-        value, low, high = (float(f"{number:.{digits}g}") for number in (self.value, self.low, self.high))
-        return Estimate(value, low, high, self.n)
+    def significant(self, digits: int = 2) -> str:
+        """As `str`, with at most so many digits of the largest of the numbers: the last bits of a machine do not show.
+
+        Example:
+            >>> from lazylib.book.stats import Estimate
+            >>> Estimate(1.0002, 0.998, 1.0024, 10).significant(3), Estimate(16.6, 15.9, 17.3, 3).significant()
+            ('1.00 [1.00, 1.00] (n = 10)', '17 [16, 17] (n = 3)')
+        """
+        return f"{self.text(digits)} (n = {self.n})"
 
     def rounded(self, decimals: int = 1) -> Estimate:
         """The same, of floats, to so many decimals."""
@@ -243,7 +248,7 @@ def exponent(y: xr.DataArray, x: str, low: float = 0.0, high: float = math.inf, 
         >>> from lazylib.book.stats import exponent
         >>> y = xr.DataArray([[9.0, 4.0, 16.0], [9.0, 4.0, 16.0]], dims=("seed", "h"), coords={"h": [1.0, 2.0, 4.0]})
         >>> f"{exponent(y, 'h', low=2):.2f}"
-        '2.00 [2.00, 2.00]'
+        '2.00'
     """
     inside = (y[x] >= low * (1 - 1e-9)) & (y[x] <= high * (1 + 1e-9))  # the ends, however they were rounded
     part = y.sel({x: y[x][inside]})

@@ -178,6 +178,10 @@ def train(
     """
     device = images.x.device
     precision = _checked_precision(precision, device)
+    if not (isinstance(test_every, int) and test_every >= 1):
+        raise ValueError(f"test_every must be a whole number ≥ 1, not {test_every!r}.")
+    if not len(images.x_test):
+        raise ValueError(f"{images.name} has no test images: take some of the training images for them.")
     parameters = [w for w in model.parameters() if w.requires_grad]
     if not parameters:
         raise ValueError("the model must have at least one trainable parameter, it has none.")
@@ -185,7 +189,8 @@ def train(
     optimizer = torch.optim.SGD(parameters, lr=lr, momentum=recipe.momentum, fused=True)
     path = None if checkpoint is None else Path(checkpoint)
     key = _key(model, images, recipe, seed, precision) if path else ""
-    history = _load(path, key, parameters, optimizer) if path else []
+    buffers = list(model.buffers())  # running statistics belong to what was trained
+    history = _load(path, key, parameters, buffers, optimizer) if path else []
     yield from history
     if history and history[-1].diverged:
         return
@@ -204,7 +209,7 @@ def train(
             history.append(epoch)
             worth = path and (size < SMALL or time.perf_counter() - saved > 20 * size / WRITTEN)
             if path and worth:
-                _save(path, key, parameters, optimizer, history)
+                _save(path, key, parameters, buffers, optimizer, history)
                 saved = time.perf_counter()
             progress.update()
             progress.set_postfix_str(f"loss {loss:.3g}, accuracy {right:.1%}, {speed:.0f} images/s")
@@ -212,7 +217,7 @@ def train(
                 yield epoch
             except GeneratorExit:  # the caller stops here
                 if path and not worth:
-                    _save(path, key, parameters, optimizer, history)
+                    _save(path, key, parameters, buffers, optimizer, history)
                 raise
             if epoch.diverged:
                 return
@@ -473,11 +478,12 @@ def _key(model: nn.Module, images: Images, recipe: Recipe, seed: int, precision:
     return digest(LOADED, source_digest(), run).hex()
 
 
-def _save(path: Path, key: str, parameters: list, optimizer, history: list[Epoch]) -> None:
+def _save(path: Path, key: str, parameters: list, buffers: list, optimizer, history: list[Epoch]) -> None:
     """Write the checkpoint whole or not at all; the one before it goes when this one is on disk."""
     momentum = [optimizer.state[w].get("momentum_buffer") for w in parameters]
     content = {
         "parameters": [w.detach().cpu() for w in parameters],
+        "buffers": [b.detach().cpu() for b in buffers],
         "momentum": [None if m is None else m.cpu() for m in momentum],
         "history": [list(e) for e in history],
     }
@@ -490,7 +496,7 @@ def _save(path: Path, key: str, parameters: list, optimizer, history: list[Epoch
             remove(old)
 
 
-def _load(path: Path, key: str, parameters: list, optimizer) -> list[Epoch]:
+def _load(path: Path, key: str, parameters: list, buffers: list, optimizer) -> list[Epoch]:
     """Put parameters and momentum back; returns the epochs so far, none if there is no checkpoint of this run."""
     contents = []
     for file in sealed(path.parent, f"{path.stem}-{key}", path.suffix):
@@ -507,4 +513,6 @@ def _load(path: Path, key: str, parameters: list, optimizer) -> list[Epoch]:
             w.copy_(value)
             if momentum is not None:
                 optimizer.state[w]["momentum_buffer"] = torch.empty_like(w).copy_(momentum)
+        for buffer, value in zip(buffers, content["buffers"], strict=True):
+            buffer.copy_(value)
     return [Epoch(*entry) for entry in content["history"]]

@@ -98,7 +98,7 @@ class _Single:
         self.evals = 1
         if not np.isfinite(run.out).all():
             return "diverged"
-        length = run.w0.dtype.type(1e-3 * np.linalg.norm(run.w0))
+        length = run.w0.dtype.type(1e-3 * (np.linalg.norm(run.w0) or 1.0))
         targets = np.mean(np.square(run.y, dtype=float))
         h = radius = 0.0
         probes, failures = rkc.FIRST_PROBES, 0

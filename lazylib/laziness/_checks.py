@@ -36,6 +36,8 @@ def require_deterministic(subject: Subject, state: State) -> None:
                 f"{kind} keeps no running statistics, so that an input's outputs depend on its mini-batch: "
                 "measure a model whose inputs do not mix."
             )
+        if isinstance(layer, (nn.Embedding, nn.EmbeddingBag)) and layer.max_norm is not None:
+            raise ValueError(f"{kind} changes its weights in each pass: measure with max_norm=None.")
     rows = slice(0, min(subject.n, 8))
     with torch.no_grad():
         first = _first_pass(subject, state, rows)

@@ -38,7 +38,8 @@ class _Signs(TorchDispatchMode):
         if operation in KINKED or operation in SMOOTH:
             kind = "kink" if operation in KINKED else "smooth"
             layer = self.inside[-1] if self.inside else ""
-            kink = (args[1] if len(args) > 1 else -1.0) if operation.startswith("hardtanh") else 0.0  # ReLU6: at 0
+            shifted = operation.startswith(("hardtanh", "threshold"))  # ReLU6: at 0
+            kink = (args[1] if len(args) > 1 else -1.0) if shifted else 0.0
             self.found.setdefault((layer, kind), []).append(args[0] > kink)
         return function(*args, **(kwargs or {}))
 

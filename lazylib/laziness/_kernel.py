@@ -102,7 +102,8 @@ def pulled(subject: Subject, state: State, names: list[str], rows: slice, direct
         last = count == len(directions)
         grads = torch.autograd.grad(h, list(weights.values()), v, retain_graph=not last, allow_unused=True)
         pairs = zip(grads, weights.values(), strict=True)
-        yield torch.cat([(torch.zeros_like(w) if g is None else g).flatten() for g, w in pairs])
+        dense = ((torch.zeros_like(w) if g is None else g.to_dense() if g.is_sparse else g) for g, w in pairs)
+        yield torch.cat([g.flatten() for g in dense])
 
 
 # ---- estimates ----
@@ -149,8 +150,10 @@ def estimates(before: Tensor, after: Tensor, n: int, rows: Rows, pulls: tuple[fl
     if m == n and rows.exact:
         return [Estimate(float(v), 0.0) for v in value]
     around = other.sum(2)  # (3, m)
-    by_input = numbers(weigh(same.sum(1, keepdim=True) - same, other.sum((1, 2))[:, None] - 2 * around, m - 1))
-    total = (m - 1) / m * (by_input - by_input.mean(1, keepdim=True)).square().sum(1) if m > 2 else value * math.inf
+    total = torch.zeros_like(value)
+    if m < n:  # else no inputs were drawn, and only the sign vectors vary; `choose` draws three at least
+        by_input = numbers(weigh(same.sum(1, keepdim=True) - same, other.sum((1, 2))[:, None] - 2 * around, m - 1))
+        total = (m - 1) / m * (by_input - by_input.mean(1, keepdim=True)).square().sum(1)
     within = torch.zeros_like(total)
     if not rows.exact:  # leave one sign vector out
         less = (q * same[:, :, None] * (q - 1) - 2 * own.sum(3)) / ((q - 1) * (q - 2)) - same[:, :, None]  # (3, m, q)

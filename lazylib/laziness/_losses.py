@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -17,8 +18,7 @@ IGNORED = -100  # the class of positions that do not count, as everywhere in tor
 
 def square(h: Tensor, y: Tensor) -> Tensor:
     """½ mean over inputs of |h − y|²."""
-    if y.numel() != h.numel() or len(y) != len(h):
-        raise ValueError(f"y must have the shape {tuple(h.shape)} of the outputs, got {tuple(y.shape)}.")
+    _require_shape(h, y)
     return 0.5 * (h - y.reshape(h.shape)).square().sum() / len(h)
 
 
@@ -28,8 +28,14 @@ def cross_entropy(h: Tensor, y: Tensor, counted: float = 1.0) -> Tensor:
     Positions of class −100 do not count. counted: the share of those that do among all inputs, of which h and y may be
     a mini-batch: so means over mini-batches have the mean of all.
     """
+    if h.dim() < 2:
+        raise ValueError('one output has no classes: loss must be "bce" or "square" there, or a function.')
     if y.shape == h.shape:  # probabilities
-        return nnf.cross_entropy(h, y.to(h))
+        for axis in (-1, 1):
+            if (y >= 0).all() and ((y.double().sum(axis) - 1).abs() < 1e-3).all():
+                h, y = h.movedim(axis, -1), y.movedim(axis, -1)
+                return nnf.cross_entropy(h.flatten(0, -2), y.to(h).flatten(0, -2))
+        raise ValueError("y of the shape of the outputs must be probabilities, which sum to 1 over the classes.")
     if y.shape == h.shape[:-1]:
         h, y = h.reshape(-1, h.shape[-1]), y.reshape(-1)
     elif y.shape != h.shape[:1] + h.shape[2:]:
@@ -47,9 +53,16 @@ def cross_entropy(h: Tensor, y: Tensor, counted: float = 1.0) -> Tensor:
 
 def bce(h: Tensor, y: Tensor) -> Tensor:
     """Mean binary cross-entropy of logits h, targets y between 0 and 1."""
-    if y.numel() != h.numel() or len(y) != len(h):
-        raise ValueError(f"y must have the shape {tuple(h.shape)} of the outputs, got {tuple(y.shape)}.")
+    _require_shape(h, y)
+    if not ((y >= 0) & (y <= 1)).all():
+        raise ValueError(f"y of bce must lie between 0 and 1, got {float(y.min()):g} to {float(y.max()):g}.")
     return nnf.binary_cross_entropy_with_logits(h, y.reshape(h.shape).to(h))
+
+
+def _require_shape(h: Tensor, y: Tensor) -> None:
+    """Dimensions of size 1 may be missing or more, others must be those of the outputs, in their order."""
+    if len(y) != len(h) or [s for s in y.shape[1:] if s != 1] != [s for s in h.shape[1:] if s != 1]:
+        raise ValueError(f"y must have the shape {tuple(h.shape)} of the outputs, got {tuple(y.shape)}.")
 
 
 NAMED: dict[str, Loss] = {"square": square, "cross-entropy": cross_entropy, "bce": bce}
@@ -68,7 +81,14 @@ def find(loss: str | Loss | None, y: Tensor) -> Loss:
         raise TypeError(f"loss must be a name or a function (h, y) → mean, got {kind}.")
 
     def one_number(h: Tensor, y: Tensor) -> Tensor:
-        value = loss(h, y)
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", "Using a target size")  # torch's, where h and y are broadcast
+                value = loss(h, y)
+        except UserWarning:
+            raise ValueError(
+                f"y must have the shape {tuple(h.shape)} of the outputs for this loss, got {tuple(y.shape)}."
+            ) from None
         if not (isinstance(value, Tensor) and value.numel() == 1):
             shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"loss must give one number, the mean over inputs, got {shape}.")
@@ -112,6 +132,11 @@ def gather(x: Any, y: Tensor | None) -> tuple[Any, Tensor | None]:
     else:
         joined = torch.cat(inputs)
     return joined, torch.cat([pair[1] for pair in pairs])
+
+
+def require_rows(y: Tensor | None, n: int) -> None:
+    if y is not None and (not y.dim() or len(y) != n):
+        raise ValueError(f"y must have one row for each of the {n} inputs, got shape {tuple(y.shape)}.")
 
 
 def label_direction(loss: Loss, h: Tensor, y: Tensor) -> Tensor:

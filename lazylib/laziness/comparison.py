@@ -107,8 +107,7 @@ def compare(
     function = None
     if y is not None:
         function, y = _losses.find(loss, y), subject.cast(y)
-        if len(y) != subject.n:
-            raise ValueError(f"y must have one row for each of the {subject.n} inputs, got {len(y)}.")
+        _losses.require_rows(y, subject.n)
     notes: list[str] = []
     with undisturbed(model):
         require_deterministic(subject, w)
@@ -314,7 +313,8 @@ def _similarity(subject, w0, w, trainable, seed, notes) -> Iterator[Measure]:
     for name, each in found.items():
         yield Measure("feature similarity", name or "(model)", each.value, each.error)
     # what the last layer puts out is no feature: it changes in lazy training too
-    moved, order = {layer_of(name.replace("_orig_mod.", "")) for name in trainable}, list(found)
+    every = (name for name, _ in subject.model.named_parameters(remove_duplicate=False))  # tied and frozen ones too
+    moved, order = {layer_of(name.replace("_orig_mod.", "")) for name in every}, list(found)
     ends = [i for i, name in enumerate(order) if name.partition("#")[0] in moved]
     features = order[: ends[-1]] if ends and ends[-1] else order
     if features:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,7 +126,7 @@ def at_init(
     def h(w: Tensor) -> Tensor:  # (P,) → (n, k)
         return subject(_put(state, names, w, shapes), slice(0, n)).flatten(1)
 
-    with undisturbed(model):
+    with undisturbed(model), _differentiated():
         require_deterministic(subject, state)
         require_room(subject, state, names, n, 4, "give fewer inputs, some dozens or less")  # D²h: of both orders
         require_true_tangent(subject, state, _somewhere(state, names))
@@ -156,6 +157,17 @@ def at_init(
         converged=jacobian.converged and hessian.converged,
         seconds=time.perf_counter() - begun,
     )
+
+
+@contextlib.contextmanager
+def _differentiated() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        said = str(error).strip().splitlines()[0].rstrip(".")
+        raise ValueError(
+            f"κ needs derivatives of the outputs by the weights, twice, and PyTorch says: {said}."
+        ) from error
 
 
 def _somewhere(state, names):

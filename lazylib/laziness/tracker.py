@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from . import _losses
@@ -66,10 +67,18 @@ class Tracker:
         self._subject, self._growth, self._model = Subject(model, x, output), growth, model
         self._y = None if y is None else self._subject.cast(y)
         self._loss = None if y is None else _losses.find(loss, y)
+        _losses.require_rows(self._y, self._subject.n)
         self.before, self._steps, self._next = snapshot(model), 0, 0
         self.records: list[dict[str, float]] = []
         with _seen_in_eval_mode(model), undisturbed(model):
-            require_deterministic(self._subject, self._subject.state(self.before))
+            state = self._subject.state(self.before)
+            require_deterministic(self._subject, state)
+            u = {self._subject.real[name]: torch.ones_like(p) for name, p in self.before.parameters.items()}
+            try:  # a model that torch cannot differentiate so is not stopped in the middle of its training
+                self._subject.tangent(state, {name: step.to(state[name]) for name, step in u.items()}, slice(0, 1))
+                self._tangent = True
+            except RuntimeError:
+                self._tangent = False
         self._record()
 
     def step(self) -> None:
@@ -81,7 +90,13 @@ class Tracker:
     def _record(self) -> None:
         with _seen_in_eval_mode(self._model), undisturbed(self._model):
             found = cheap_measures(
-                self._subject, self.before, snapshot(self._model), self._y, self._loss, [], self._steps > 0
+                self._subject,
+                self.before,
+                snapshot(self._model),
+                self._y,
+                self._loss,
+                [],
+                self._tangent and self._steps > 0,
             )
         values = {m.name: m.value for m in found if not m.layer}
         if "loss after" in values:

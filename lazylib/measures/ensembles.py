@@ -128,9 +128,8 @@ def ensemble_error(Fy: np.ndarray, members: np.ndarray) -> np.ndarray:
         >>> ensemble_error(Fy, np.eye(2)), ensemble_error(Fy, np.array([[True, True]]))
         (array([0.5, 0.5]), array([0.]))
     """
-    return np.stack(
-        [(row @ Fy <= 0).mean(-1) for row in np.asarray(members, dtype=float)]
-    )  # the mean has the sum's sign
+    sums = (row @ Fy for row in np.asarray(members, dtype=float))  # the mean has the sum's sign
+    return np.stack([np.where(np.isnan(each).any(-1), np.nan, (each <= 0).mean(-1)) for each in sums])
 
 
 def largest_share(pairs: np.ndarray) -> np.ndarray:

@@ -244,6 +244,7 @@ def plane_loss(net, plane: Plane, s, t, x: Tensor, y: Tensor) -> Tensor:
         shape = x.shape[:1]
     if y.shape != shape:
         raise ValueError(f"y must have the shape {tuple(shape)} of the outputs, got {tuple(y.shape)}.")
+    y = y.to(plane.origin)
     if not isinstance(net, TwoLayer):
         return plane_values(loss, plane, s, t)
     coordinates = _coordinates(s, t, x)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as nnf
@@ -35,13 +36,33 @@ def differentiable() -> Iterator[None]:
 
 @contextlib.contextmanager
 def all_digits() -> Iterator[None]:
-    """Convolutions on a GPU keep all digits of float32 inside the block: torch's default there is TF32, which has 4."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
+    """Convolutions, recurrent layers and matrix products keep all digits of float32 inside the block.
+
+    Of the first two torch's default on a GPU is TF32, which has 4; `torch.set_float32_matmul_precision` and settings
+    fp32_precision may ask for it, or for bfloat16, anywhere.
+    """
+    back: Any = torch.backends  # whose parts are not all typed
+    exact: Any
+    if hasattr(back.cudnn, "conv"):
+        parts = [
+            back.cudnn.conv,
+            back.cudnn.rnn,
+            back.cuda.matmul,
+            back.mkldnn.conv,
+            back.mkldnn.rnn,
+            back.mkldnn.matmul,
+        ]
+        name, exact = "fp32_precision", "ieee"
+    else:  # torch before 2.9
+        parts, name, exact = [back.cudnn, back.cuda.matmul], "allow_tf32", False
+    before = [getattr(part, name) for part in parts]
     try:
+        for part in parts:
+            setattr(part, name, exact)
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = before
+        for part, value in zip(parts, before, strict=True):
+            setattr(part, name, value)
 
 
 class _Formulas(TorchFunctionMode):
@@ -115,13 +136,14 @@ def _no_chance(function: Callable) -> Callable:
 
 def _not_fused(function: Callable) -> Callable:
     def call(*args, **kwargs):
-        before = torch._C._get_mkldnn_enabled()
-        torch._C._set_mkldnn_enabled(False)  # its public name warns of settings that are not touched
+        before = torch._C._get_mkldnn_enabled(), torch._C._get_cudnn_enabled()
+        torch._C._set_mkldnn_enabled(False)  # its public name warns of settings that are not touched, as does cudnn's,
+        torch._C._set_cudnn_enabled(False)  # which fails where convolutions and recurrent layers differ in precision
         try:
-            with torch.backends.cudnn.flags(enabled=False):
-                return function(*args, **kwargs)
+            return function(*args, **kwargs)
         finally:
-            torch._C._set_mkldnn_enabled(before)
+            torch._C._set_mkldnn_enabled(before[0])
+            torch._C._set_cudnn_enabled(before[1])
 
     return call
 

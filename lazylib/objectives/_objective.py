@@ -67,7 +67,7 @@ class Objective:
     @property
     def reach(self) -> Tensor:
         """Length of the displacement over which ∇²F is probed by a difference of gradients, (B,)."""
-        return 1e-3 * self.w0.norm(dim=1)
+        return 1e-3 * torch.where((size := self.w0.norm(dim=1)) > 0, size, 1.0)
 
     def gradient(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """∇F (B, P) and the outputs (B, n) at w0 + u."""

@@ -56,7 +56,7 @@ def square_loss(net, w0: Tensor, x: Tensor, y: Tensor) -> SquareLoss:
         raise ValueError(f"y must be {tuple(shape[1:])} or {tuple(shape)}, got {tuple(y.shape)}.")
     if not bool(torch.isfinite(y).all()):
         raise ValueError("y must be finite, got NaN or infinite entries.")
-    objective = (FusedSquareLoss if fused else SquareLoss)(net, w0, x, y.expand(shape))
+    objective = (FusedSquareLoss if fused else SquareLoss)(net, w0, x, y.to(w0.dtype).expand(shape))
     if not fused:
         _check_rounding(objective)
     return objective
@@ -76,6 +76,10 @@ def check_inputs(net, w0: Tensor, x) -> torch.Size:
         if not all(bool(torch.isfinite(value).all()) for value in values):
             raise ValueError(f"{name} must be finite, got NaN or infinite entries.")
     if isinstance(net, TwoLayer):
+        if not (runs and x.shape[-2]):
+            raise ValueError(f"there must be a run and an input at least, got {runs} and {x.shape[-2]}.")
+        if w0.dtype not in (torch.float32, torch.float64) or x.dtype != w0.dtype:
+            raise ValueError(f"w0 and x must both be float32 or both float64, got {w0.dtype} and {x.dtype}.")
         return torch.Size((runs, x.shape[-2]))
     with torch.no_grad():
         shape = net(w0, x).shape

@@ -44,7 +44,8 @@ class Classes:
 
     def error(self, outputs: Tensor) -> Tensor:
         """Share of test inputs whose class the sign of the outputs (…, n_test) misses, (…,); 0 counts as a miss."""
-        return (outputs * self.y_test <= 0).double().mean(-1)
+        missed = (outputs * self.y_test <= 0).double().mean(-1)
+        return torch.where(outputs.isnan().any(-1), torch.nan, missed)
 
 
 @functools.cache

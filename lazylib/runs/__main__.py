@@ -13,6 +13,7 @@ an indexed one for Kubernetes beside the plan, to adapt and to submit.
 import argparse
 import json
 import os
+import shlex
 import shutil
 import socket
 import sys
@@ -34,7 +35,7 @@ SLURM = """#!/bin/bash
 #SBATCH --cpus-per-task=1
 #SBATCH --mem=4G
 #SBATCH --open-mode=append
-#SBATCH --output={folder}/job-%a.log
+#SBATCH --output="{log}/job-%a.log"
 export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK LAZYLIB_MINUTES=50  # below the time above
 {python} -m lazylib.runs run {folder} --index $SLURM_ARRAY_TASK_ID
 status=$?
@@ -112,11 +113,20 @@ def plan(notebook: Path, folder: Path, parameters: dict[str, str], jobs: int) ->
     folder = folder.absolute()
     made: dict[str, Any] = {"cwd": str(notebook.absolute().parent), "parameters": values, "jobs": jobs}
     made |= {"lazylib": source_digest().hex(), "python": sys.executable}
-    names = {"folder": folder, "parent": folder.parent, "last": jobs - 1, "jobs": jobs, "retries": 20 * jobs}
+    names = {
+        "folder": folder,
+        "log": str(folder).replace("%", "%%"),
+        "parent": folder.parent,
+        "last": jobs - 1,
+        "jobs": jobs,
+        "retries": 20 * jobs,
+    }
     for part in ("cells", "sweeps", "jobs"):
         (folder / part).mkdir(parents=True)
     shutil.copy(notebook, folder / "notebook.ipynb")
-    (folder / "array.sbatch").write_text(SLURM.format(**names, python=sys.executable, more=MORE))
+    (folder / "array.sbatch").write_text(
+        SLURM.format(**names | {"folder": shlex.quote(str(folder))}, python=shlex.quote(sys.executable), more=MORE)
+    )
     (folder / "job.yaml").write_text(KUBERNETES.format(**names))
     write(folder / "plan.json", lambda file: file.write_text(json.dumps(made, indent=1)))
     print(

@@ -15,6 +15,7 @@ import io
 import itertools
 import json
 import os
+import re
 import tempfile
 import threading
 import time
@@ -46,7 +47,9 @@ Point = dict[str, Any]
 _LOADED = LOADED
 _DAY = 86400.0  # seconds
 REPLICATES = ("seed", "draw")  # dimensions whose values must share no random numbers
+_DECODED = {"_FillValue", "missing_value", "scale_factor", "add_offset", "_Unsigned", "dtype", "coordinates"}
 _DRAWN = "drawn"  # attribute of a cell: streams of random numbers and their seeds
+_OURS = re.compile(r"\.(cell-\w+\.tmp|[0-9a-f]{32}\.lock|[0-9a-f]{32}-[0-9a-f]{32}-[0-9a-f]{32}\.tmp)")
 _AGAIN = 1.0  # seconds until cells that other processes were at are asked for again
 _RETRIES = 3  # pools in a row that may break before a cell is finished
 _BEGUN = time.monotonic()
@@ -317,6 +320,12 @@ def _conform(result: Any, point: Point) -> xr.Dataset:
         cell = xr.merge(parts, join="exact", compat="equals", combine_attrs="override")
     else:
         raise TypeError(f"run must return a dict of names to values or an xarray.Dataset, not {type(result).__name__}")
+    cell = cell.drop_encoding()  # of a file that it was read from, by which the store would round it
+    for name, variable in cell.variables.items():
+        if means := _DECODED & variable.attrs.keys():
+            raise ValueError(
+                f"{name!r} must not have the attribute {min(means)}, by which a file's numbers are changed"
+            )
     taken = set(point) & (set(cell.variables) | set(cell.dims))
     if taken:
         raise ValueError(f"run must not return the names of the grid's dimensions, got {sorted(taken)}")
@@ -403,16 +412,16 @@ def _open_store(store: str | os.PathLike) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"store must be a folder, but {folder} cannot be made ({error.strerror})") from None
-    for leftover in [*folder.glob(".*.tmp"), *folder.glob(".*.lock")]:  # of killed sweeps; a young one may be in use
+    for leftover in filter(_OURS.fullmatch, os.listdir(folder)):  # of killed sweeps; a young one may be in use
         with contextlib.suppress(OSError):
-            if time.time() - leftover.stat().st_mtime > _DAY:
-                leftover.unlink()
+            if time.time() - (folder / leftover).stat().st_mtime > _DAY:
+                (folder / leftover).unlink()
     return folder
 
 
 def _write(cell: xr.Dataset, point: Point, folder: Path, key: str) -> None:
     """One file, complete or absent, whatever kills us: renamed after the data have reached the disk."""
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=".tmp") as place:
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".cell-", suffix=".tmp") as place:
         cell.assign_coords(point).to_netcdf(place.name, engine="h5netcdf")
         data = Path(place.name).read_bytes()
     write_sealed(folder, key, ".nc", data)
