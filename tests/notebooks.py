@@ -133,7 +133,8 @@ def _running(sound: bool) -> Iterator[str]:
         mock.patch.object(sweeps, "_check_arguments", _fit_for_processes),
         # a world in which α, say, does nothing is to be told by limbs; that a sweep refuses it has its own test
         mock.patch.object(sweeps, "_check_effects", sweeps._check_effects if sound else lambda *_: None),
-        mock.patch("lazylib.runs.sweep", functools.partial(_kept, sound)),
+        mock.patch.dict(_now, sound=sound),
+        mock.patch("lazylib.runs.sweep", _kept),
         kept_flows.keeping(),
         mock.patch.object(sweeps, "_write", functools.partial(_keep, sweeps._write, sweeps._read)),
         mock.patch.object(sweeps, "_read", lambda files, _: _cells[files[0].name].copy(deep=True) if files else None),
@@ -147,11 +148,11 @@ def _running(sound: bool) -> Iterator[str]:
             plt.close("all")
 
 
+_now = {"sound": True}  # whether the cells run as they are
 STORE = tempfile.TemporaryDirectory()  # of finished cells, for as long as this process lives
 
 
 def _kept(
-    sound: bool,
     run: Callable,
     grid: Mapping,
     fixed: Mapping | None = None,
@@ -166,7 +167,7 @@ def _kept(
     try:
         return sweeps.sweep(run, grid, fixed, store or STORE.name, n_jobs, common)
     except TypeError as error:
-        if not sound and store is None and "without store" in str(error):
+        if not _now["sound"] and store is None and "without store" in str(error):
             return sweeps.sweep(run, grid, fixed, None, n_jobs, common)
         raise
 

@@ -146,7 +146,14 @@ def test_a_random_module_is_refused():
 def test_convolutions_keep_all_digits_on_a_gpu(monkeypatch):
     """torch convolves in TF32 there unless it is told not to; what the reader had set is put back."""
     seen, sums = [], paths.by_layers
-    monkeypatch.setattr(paths, "by_layers", lambda *given: seen.append(torch.backends.cudnn.allow_tf32) or sums(*given))
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    tangent_kernel(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2)), None, torch.ones(3, 2, 2))
-    assert seen == [False] and torch.backends.cudnn.allow_tf32
+    conv, name, told, exact = torch.backends.cudnn, "allow_tf32", True, False  # torch before 2.9
+    if hasattr(conv, "conv"):
+        conv, name, told, exact = conv.conv, "fp32_precision", "tf32", "ieee"
+    monkeypatch.setattr(paths, "by_layers", lambda *given: seen.append(getattr(conv, name)) or sums(*given))
+    before = getattr(conv, name)
+    try:
+        setattr(conv, name, told)
+        tangent_kernel(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2)), None, torch.ones(3, 2, 2))
+        assert seen == [exact] and getattr(conv, name) == told
+    finally:
+        setattr(conv, name, before)
