@@ -113,6 +113,11 @@ def test_no_dollar_is_left_beside_mathematics(site):
         assert not re.search(r'\$<span class="math|class="math[^<]*</span>\$', article(site, page)), page
 
 
+def test_no_page_names_a_folder_of_this_machine(site):
+    for page in pages():
+        assert str(ROOT) not in (site / f"{page}.html").read_text(encoding="utf-8"), page
+
+
 def test_no_picture_lacks_its_text(site):
     for page in pages():
         body = article(site, page)
