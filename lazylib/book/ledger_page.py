@@ -133,9 +133,14 @@ def _claim(row: dict) -> str:
     live, larger = (_run(row[name], row) for name in ("live", "larger"))
     lines.append(_line("<small>measured in</small>", live, larger))
     lines.append(f'<tr class="ledger-rules"><td colspan="3"><small>{history}</small></td></tr>')
-    data = {"work": _html.escape(" ".join(_works(row))), "verdict": row["verdict"], "since": row["since"]}
+    data = {"work": _html.escape(" ".join(_works(row))), "verdict": row["verdict"], "since": _latest(row)}
     attributes = " ".join(f'data-{key}="{value}"' for key, value in data.items())
     return f"<tbody {attributes}>{''.join(lines)}</tbody>"
+
+
+def _latest(row: dict) -> str:
+    """The day on which the claim's rules last changed."""
+    return max(re.findall(r"\d{4}-\d\d-\d\d", f"{row['since']} {row.get('changed', '')}"))
 
 
 def _typeset(text: str) -> str:
@@ -179,8 +184,7 @@ def _run(record: dict | None, row: dict) -> str:
     parts = [_html.escape(record["detail"]), f"<small>{_html.escape(text)}</small>"]
     parts += [_badge(record["verdict"])] if record["verdict"] != row["verdict"] else []
     parts += [f"<small>as first judged: {record['first']}</small>"] if record["first"] != record["verdict"] else []
-    latest = max(re.findall(r"\d{4}-\d\d-\d\d", f"{row['since']} {row.get('changed', '')}"))
-    parts += ["<small>run before the rules last changed</small>"] if record["date"] < latest else []
+    parts += ["<small>run before the rules last changed</small>"] if record["date"] < _latest(row) else []
     return "<br>".join(filter(None, parts))
 
 

@@ -43,7 +43,10 @@ class Classes:
         check_apart(self.x, self.x_test)
 
     def error(self, outputs: Tensor) -> Tensor:
-        """Share of test inputs whose class the sign of the outputs (…, n_test) misses, (…,); 0 counts as a miss."""
+        """Share of test inputs whose class the sign of the outputs (…, n_test) misses, (…,).
+
+        0 counts as a miss; where an output is NaN, so is the share.
+        """
         missed = (outputs * self.y_test <= 0).double().mean(-1)
         return torch.where(outputs.isnan().any(-1), torch.nan, missed)
 
