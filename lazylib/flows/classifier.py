@@ -161,8 +161,9 @@ def train(
         "tf32" (CUDA), "float32", "float64"; by default `best_precision` of the device.
     test_every: epochs from one test to the next; the last is always tested, the others report NaN.
 
-    Raises ValueError for an unknown precision, TypeError for a model without a value by which to know its run
-    again, if there is a checkpoint. A checkpoint that is damaged is warned about and the run starts anew.
+    Raises ValueError for an unknown precision, a test_every that is no whole number ≥ 1, or images without test
+    images, TypeError for a model without a value by which to know its run again, if there is a checkpoint. A
+    checkpoint that is damaged is warned about and the run starts anew.
 
     Example:
         >>> import torch

@@ -115,7 +115,7 @@ def ensemble_error(Fy: np.ndarray, members: np.ndarray) -> np.ndarray:
         members: (S, k), the networks of each subset; the unit matrix for single networks.
 
     Returns:
-        (S, …), between 0 and 1.
+        (S, …), between 0 and 1; NaN where an output of the mean is.
 
     Source: Geiger, Spigler, Jacot, Wyart 2020, figure 4c and d.
 

@@ -36,7 +36,8 @@ def square_loss(net, w0: Tensor, x: Tensor, y: Tensor) -> SquareLoss:
         The objective, of the displacement u = w − w0.
 
     Raises:
-        ValueError: shapes do not fit, a value is not finite, or targets are so close to the outputs that rounding of w0
+        ValueError: shapes do not fit, a value is not finite, the two-layer ReLU net gets w0 and x that are not
+            both float32 or both float64, or are empty, or targets are so close to the outputs that rounding of w0
             would be learned: a centred net in float32 with y/10⁶, say.
 
     Source: Chizat, Oyallon, Bach 2019, equation 2.
